@@ -1,0 +1,1 @@
+"""How JupyterHub spawns the workspaces of Himalia."""
