@@ -1,0 +1,1 @@
+"""What makes the rows true: one module per noun, and the loop that runs them."""

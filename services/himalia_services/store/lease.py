@@ -48,4 +48,4 @@ async def held(session: AsyncSession, table: Any, id: str, holder: str) -> Any |
 
 def release(row: Any, *, again_in: timedelta = timedelta()) -> None:
     """Give a row back; it is due again after `again_in`."""
-    row.lease, row.leased_until, row.wake_at = None, None, now() + again_in
+    row.lease, row.leased_until, row.wake_at, row.tries = None, None, now() + again_in, 0

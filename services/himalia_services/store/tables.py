@@ -50,6 +50,8 @@ class Leased:
     lease: Mapped[str | None] = mapped_column(String(64))
     leased_until: Mapped[datetime | None]
     wake_at: Mapped[datetime] = mapped_column(default=now, index=True)
+    #: Passes in a row that ended because something did not answer; the pause grows with it.
+    tries: Mapped[int] = mapped_column(default=0)
 
 
 class Phased:
@@ -75,6 +77,8 @@ class Workspace(Base, Owned, Phased, Leased):
     name: Mapped[str] = mapped_column(String(30), default="")
     display_name: Mapped[str] = mapped_column(String(255), default="")
     machine: Mapped[str] = mapped_column(String(64))
+    #: What the reconciler still has to ask of the hub: start, stop, delete; empty once it has.
+    wanted: Mapped[str] = mapped_column(String(16), default="")
     #: What a start should use; None: what the container has, else the default preset.
     wanted_version_id: Mapped[str | None] = mapped_column(ForeignKey("versions.id"))
     #: What the container was made from.
@@ -119,6 +123,10 @@ class Version(Base, Phased, Leased):
     packages: Mapped[dict[str, Any]] = mapped_column(default=dict)
     warnings: Mapped[list[Any]] = mapped_column(default=list)
     progress_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    #: Saves begun; one that a crash cut off is begun anew, a few times.
+    attempt: Mapped[int] = mapped_column(default=0)
+    #: Manifest and image are gone, after a deletion or a failure.
+    purged: Mapped[bool] = mapped_column(default=False)
     created_by: Mapped[str] = mapped_column(String(255))
     created_at: Mapped[datetime] = mapped_column(default=now)
     saved_at: Mapped[datetime | None]
