@@ -1,0 +1,5 @@
+"""`python -m himalia.runner VERB`."""
+
+from himalia.runner import main
+
+main()
