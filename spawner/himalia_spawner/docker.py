@@ -31,7 +31,12 @@ LOG_LINES = 40
 def limits(machine: Mapping[str, Any]) -> Json:
     """cpu and memory as Docker counts them: period and quota, and memory without swap beside it."""
     memory = int(machine["memory_bytes"])
-    return {"cpu_period": PERIOD, "cpu_quota": int(float(machine["cpu"]) * PERIOD), "mem_limit": memory, "memswap_limit": memory}
+    return {
+        "cpu_period": PERIOD,
+        "cpu_quota": int(float(machine["cpu"]) * PERIOD),
+        "mem_limit": memory,
+        "memswap_limit": memory,
+    }
 
 
 def mounts(plan: Mapping[str, Any]) -> list[Mount]:
@@ -56,7 +61,10 @@ def needs_remaking(container: Mapping[str, Any], plan: Mapping[str, Any]) -> boo
     want = labels(plan)
     if any(have.get(name) != want[name] for name in ("himalia.mounts", "himalia.shm")):
         return True
-    return not any(m.get("Destination") == RUN_FOLDER and m.get("Source") == plan["run_folder"] for m in container.get("Mounts") or [])
+    return not any(
+        m.get("Destination") == RUN_FOLDER and m.get("Source") == plan["run_folder"]
+        for m in container.get("Mounts") or []
+    )
 
 
 def needs_update(container: Mapping[str, Any], plan: Mapping[str, Any]) -> bool:
@@ -104,7 +112,9 @@ class HimaliaDockerSpawner(WorkspaceMixin, DockerSpawner):
         try:
             return await super().start()
         except (DockerException, requests.RequestException) as error:
-            raise SpawnException(f"Docker did not start the workspace: {_sentence(error)}", reason="engine", status_code=502) from error
+            raise SpawnException(
+                f"Docker did not start the workspace: {_sentence(error)}", reason="engine", status_code=502
+            ) from error
 
     async def fit(self, plan: Json) -> Json:
         container = await self.get_object()
@@ -121,7 +131,9 @@ class HimaliaDockerSpawner(WorkspaceMixin, DockerSpawner):
             return kept
         made_from = (container["Config"].get("Labels") or {}).get("himalia.image")
         if made_from != plan["image"]["config_digest"]:
-            self.log.warning("%s was made from %s, the plan says %s", self.object_name, made_from, plan["image"]["config_digest"])
+            self.log.warning(
+                "%s was made from %s, the plan says %s", self.object_name, made_from, plan["image"]["config_digest"]
+            )
             await self.adopted(plan)
         if needs_update(container, plan):
             await self.docker("update_container", self.object_name, **limits(plan["machine"]))
@@ -221,7 +233,12 @@ class HimaliaDockerSpawner(WorkspaceMixin, DockerSpawner):
             answer = await super().poll()
         except (DockerException, requests.RequestException) as error:
             known = self._running if self._running is not None else self.server is not None
-            self.log.warning("Docker does not answer about %s (%s); taking it as %s", self._log_name, error, "running" if known else "stopped")
+            self.log.warning(
+                "Docker does not answer about %s (%s); taking it as %s",
+                self._log_name,
+                error,
+                "running" if known else "stopped",
+            )
             return None if known else 0
         self._running = answer is None
         return answer

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from himalia import scopes
-
 from himalia_spawner.docker import HimaliaDockerSpawner
-from himalia_spawner.people import HimaliaAuthenticator
+from himalia_spawner.people import HimaliaAuthenticator, admins
 from himalia_spawner.place import Place
 
 SERVICE = "himalia"
@@ -19,9 +18,27 @@ ENTER = f"access:services!service={SERVICE}"
 OURS = [f"{scope}!user" for scope in scopes.PERSON]
 
 #: The service's own token: background work. Never `tokens`, `groups` or `admin:*` (each of them amounts to being an admin).
-SERVICE_SCOPES = ["list:users", "read:users", "read:servers", "start:servers", "delete:servers", "list:groups", "read:groups", "read:hub"]
+SERVICE_SCOPES = [
+    "list:users",
+    "read:users",
+    "read:servers",
+    "start:servers",
+    "delete:servers",
+    "list:groups",
+    "read:groups",
+    "read:hub",
+]
 #: `himalia users` and `himalia groups` on this machine.
-OPERATOR_SCOPES = ["admin:users", "admin:groups", "list:users", "read:users", "read:servers", "delete:servers", "list:groups", "read:groups"]
+OPERATOR_SCOPES = [
+    "admin:users",
+    "admin:groups",
+    "list:users",
+    "read:users",
+    "read:servers",
+    "delete:servers",
+    "list:groups",
+    "read:groups",
+]
 #: Gives a restarted proxy its routes back, and does nothing else.
 SUPERVISOR_SCOPES = ["proxy"]
 
@@ -68,6 +85,7 @@ def _pages(c: Any, place: Place, folder: Path) -> None:
     c.JupyterHub.default_url = "/hub/home"
     c.JupyterHub.allow_named_servers = True
     c.JupyterHub.authenticator_class = HimaliaAuthenticator
+    c.Authenticator.admin_users = admins(place.admins)
     c.JupyterHub.token_expires_in_max_seconds = 90 * 86400
 
 

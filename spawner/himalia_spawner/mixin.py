@@ -71,7 +71,9 @@ class WorkspaceMixin(Spawner):
 
     place = Instance(Place)
     plans = Instance(PlanService)
-    outage_seconds = Float(30.0, help="How long a start that waits tolerates a control plane that does not answer.").tag(config=True)
+    outage_seconds = Float(
+        30.0, help="How long a start that waits tolerates a control plane that does not answer."
+    ).tag(config=True)
     wait_seconds = Float(1.0, help="How often a start that waits asks again.").tag(config=True)
 
     #: The last plan, kept in the spawner's state: with the control plane away a workspace starts as it last was.
@@ -234,12 +236,16 @@ class WorkspaceMixin(Spawner):
         progress = refusal.problem.get("progress") or {}
         if progress.get("error"):
             raise SpawnException(
-                f"The image of this environment could not be built: {progress['error']}", reason="image_building", status_code=503
+                f"The image of this environment could not be built: {progress['error']}",
+                reason="image_building",
+                status_code=503,
             )
         step, steps = int(progress.get("step") or 0), int(progress.get("steps") or 0)
         share = f" (step {step} of {steps})" if steps else ""
         message = progress.get("message") or "preparing"
-        self._steps.say(f"Building the image of this environment: {message}{share}", 5 + (50 * step // steps if steps else 0))
+        self._steps.say(
+            f"Building the image of this environment: {message}{share}", 5 + (50 * step // steps if steps else 0)
+        )
 
     async def preserve(self, plan: Json) -> Json:
         """Keep the container's changes as a private version and answer the plan that starts from it."""
@@ -248,7 +254,9 @@ class WorkspaceMixin(Spawner):
             version = await self.plans.preserve(workspace)
             while version["phase"] not in ("Saved", "Failed"):
                 done = version.get("progress_bytes")
-                self._steps.say(SAVING.get(version["phase"], version["phase"]) + (f" ({options.size(done)})" if done else ""), 40)
+                self._steps.say(
+                    SAVING.get(version["phase"], version["phase"]) + (f" ({options.size(done)})" if done else ""), 40
+                )
                 await asyncio.sleep(self.wait_seconds)
                 version = await self._version(version["id"])
         except (Away, Refused) as error:
@@ -291,6 +299,9 @@ class WorkspaceMixin(Spawner):
     def progress(self) -> AsyncIterator[Json]:
         return self._steps.follow()
 
+    async def poll(self) -> Any:
+        return await super().poll()  # the hub asks each spawner class for its own
+
     # --- what became of it ---
 
     def _watch_outcome(self) -> None:
@@ -306,7 +317,9 @@ class WorkspaceMixin(Spawner):
         if error is None:
             await self.report("Running")
         elif not self._failure:
-            sentence = getattr(error, "message", "") or getattr(error, "log_message", "") or str(error) or type(error).__name__
+            sentence = (
+                getattr(error, "message", "") or getattr(error, "log_message", "") or str(error) or type(error).__name__
+            )
             await self.report("Failed", "server_failed", f"The workspace did not start: {sentence}")
 
     async def stop(self, now: bool = False) -> None:
@@ -357,7 +370,9 @@ class WorkspaceMixin(Spawner):
         self.plan = None
 
     async def rename(self, old_name: str, new_name: str) -> None:
-        raise web.HTTPError(400, "A workspace keeps its name, since its container is found by it. Give it another display name instead.")
+        raise web.HTTPError(
+            400, "A workspace keeps its name, since its container is found by it. Give it another display name instead."
+        )
 
     # --- the spawn page ---
 
@@ -387,7 +402,14 @@ class WorkspaceMixin(Spawner):
             offer = await self.plans.options(query)
         except Away:
             if self.plan is None:
-                return options.render({"environments": [], "machines": [], "locked": "The control plane is starting. Wait a few seconds."}, {})
+                return options.render(
+                    {
+                        "environments": [],
+                        "machines": [],
+                        "locked": "The control plane is starting. Wait a few seconds.",
+                    },
+                    {},
+                )
             offer = None
         except Refused as refusal:
             raise web.HTTPError(refusal.status, str(refusal)) from refusal

@@ -20,7 +20,9 @@ def chosen(options: Mapping[str, Any]) -> dict[str, str]:
     unknown = sorted(str(name) for name in set(options) - set(FIELDS))
     if unknown:
         raise SpawnException(
-            f"A workspace has no option {', '.join(unknown)[:80]}; it takes environment and machine.", reason="unknown_option", status_code=422
+            f"A workspace has no option {', '.join(unknown)[:80]}; it takes environment and machine.",
+            reason="unknown_option",
+            status_code=422,
         )
     for name, value in options.items():
         if not isinstance(value, str) or len(value) > LONGEST:
@@ -66,7 +68,8 @@ def environments(offer: Mapping[str, Any]) -> list[tuple[str, list[Choice]]]:
 
 def machines(offer: Mapping[str, Any]) -> list[Choice]:
     return [
-        Choice(m["name"], m.get("display_name") or m["name"], f"{m['cpu']:g} CPU, {size(m['memory_bytes'])} memory") for m in offer["machines"]
+        Choice(m["name"], m.get("display_name") or m["name"], f"{m['cpu']:g} CPU, {size(m['memory_bytes'])} memory")
+        for m in offer["machines"]
     ]
 
 
@@ -100,4 +103,6 @@ def _offered(ref: str, choices: Iterable[Choice]) -> bool:
 
 @cache
 def _templates() -> Environment:
-    return Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )

@@ -36,11 +36,13 @@ def refusal(name: str) -> str:
     if name in RESERVED:
         return f"{name} is a name of the platform itself. Choose another."
     if not re.fullmatch(PATTERN, name):
-        return (
-            f"{name[:60]!r} cannot be a name: it takes 1 to 40 lower-case letters, digits, dots, dashes, underscores or @, with a letter or digit at both ends."
-        )
+        return f"{name[:60]!r} cannot be a name: it takes 1 to 40 lower-case letters, digits, dots, dashes, underscores or @, with a letter or digit at both ends."
     # the hub replaces labels with two dashes by a hash, and `<name>--<owner>` is how endpoints are called
-    return f"{name!r} cannot be a name: two dashes in a row are kept for the platform's own addresses." if "--" in name else ""
+    return (
+        f"{name!r} cannot be a name: two dashes in a row are kept for the platform's own addresses."
+        if "--" in name
+        else ""
+    )
 
 
 def hashed(password: str) -> str:
@@ -86,12 +88,19 @@ class Passwords:
 
     @contextmanager
     def _change(self) -> Iterator[dict[str, str]]:
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(self.path):
             known = self.read()
             yield known
             write_private(self.path, json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One writer at a time, hub and command line alike."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write_private(path: Path, text: str) -> None:
@@ -138,20 +147,33 @@ class HimaliaAuthenticator(Authenticator):
     def check_allowed(self, username: str, authentication: Any = None) -> bool:
         return username in self.passwords.read()
 
-    async def authenticate(self, handler: Any, data: dict[str, str]) -> str | None:
+    async def authenticate(self, handler: Any, data: dict[str, str]) -> dict[str, Any] | None:
         name = self.normalize_username(data.get("username", ""))
         password = data.get("password", "")
         if len(password) > LONGEST:
             return None
         hash = self.passwords.read().get(name)
         same = await asyncio.get_running_loop().run_in_executor(self._threads, matches, password, hash or self._nobody)
-        return name if hash and same else None
+        # no token below an admin's may make an admin, so who is one stands in a file; None leaves what the hub knows
+        return {"name": name, "admin": True if name in admins(self.place.admins) else None} if hash and same else None
 
     def delete_user(self, user: Any) -> None:
         """Called before the hub deletes a person: the password goes, and their home volumes are listed in the trash."""
         super().delete_user(user)
         self.passwords.remove(user.name)
+        set_admin(self.place.admins, user.name, False)
         trash(self.place.trash, user.name, _homes(user))
+
+
+def admins(path: Path) -> set[str]:
+    """Who is an admin by the word of whoever runs this installation."""
+    return set(json.loads(path.read_text())) if path.exists() else set()
+
+
+def set_admin(path: Path, name: str, admin: bool) -> None:
+    with _locked(path):
+        known = admins(path)
+        write_private(path, json.dumps(sorted(known | {name} if admin else known - {name})) + "\n")
 
 
 def _homes(user: Any) -> list[str]:
@@ -164,9 +186,7 @@ def trash(path: Path, person: str, volumes: list[str]) -> None:
     """Write down whose volumes nobody uses any more. A volume cannot be renamed, so it stays and the list has the date."""
     if not volumes:
         return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with open(os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(path):
         entries = json.loads(path.read_text()) if path.exists() else []
         date = datetime.now(UTC).isoformat(timespec="seconds")
         entries += [{"person": person, "volume": volume, "date": date} for volume in volumes]

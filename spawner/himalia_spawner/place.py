@@ -23,7 +23,9 @@ class Place:
         """Read `HIMALIA_*`; the gateway is known only once the Docker network exists, so it has no default."""
         gateway = environ.get("HIMALIA_GATEWAY", "")
         if not gateway:
-            raise ValueError("HIMALIA_GATEWAY is not set: start the hub with `himalia up`, which knows the Docker network.")
+            raise ValueError(
+                "HIMALIA_GATEWAY is not set: start the hub with `himalia up`, which knows the Docker network."
+            )
         return cls(
             home=Path(environ.get("HIMALIA_HOME") or "~/.himalia").expanduser(),
             port=int(environ.get("HIMALIA_PORT") or 8000),
@@ -71,6 +73,10 @@ class Place:
     @property
     def passwords(self) -> Path:
         return self.home / "passwords.json"
+
+    @property
+    def admins(self) -> Path:
+        return self.home / "admins.json"
 
     @property
     def trash(self) -> Path:

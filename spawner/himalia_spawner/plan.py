@@ -60,7 +60,9 @@ class PlanService:
         """What the spawn page offers this person for this server."""
         return await self._ask("GET", "/internal/options", query=person)
 
-    async def _ask(self, method: str, path: str, *, body: Json | None = None, query: Mapping[str, str] | None = None) -> Json:
+    async def _ask(
+        self, method: str, path: str, *, body: Json | None = None, query: Mapping[str, str] | None = None
+    ) -> Json:
         try:
             headers = {"Authorization": f"Bearer {self.token.read_text().strip()}"}
             async with aiohttp.ClientSession(

@@ -1,0 +1,1 @@
+"""Himalia on one machine: what `himalia up` prepares, starts and watches, and the commands that belong to it."""
