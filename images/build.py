@@ -36,7 +36,8 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 SUITE = "bookworm"
 FIRST_WORD = 6.0  # seconds a registry has to say that it knows the root image
-DEBRIS = ("__pycache__", "node_modules", "dist", "lib", "labextension", ".ruff_cache", ".pytest_cache")
+DEBRIS = ("__pycache__", ".ruff_cache", ".pytest_cache")
+MADE_IN_LAB = (*DEBRIS, "node_modules", "dist", "build", "lib", "labextension", "tests", "test", "_version.py")
 LOG_LINES = 40
 #: What a build may need to reach packages: where they are is no part of what they are, so it is not hashed.
 NETWORK = (
@@ -146,6 +147,13 @@ def stages(environ: Mapping[str, str] = os.environ) -> dict[str, Stage]:
     lab = _stage("lab", "Installing JupyterLab", HERE / "base/lab", {"PYTHON": python})
     code = _stage("code", "Building VS Code", HERE / "base/code", {"ROOT": root})
     venv = _stage("venv", "Making the user's environment", HERE / "base/venv", {"SYSTEM": system})
+    extension = Stage(
+        name="extension",
+        repository="himalia/build-extension",
+        message="Building the JupyterLab extension",
+        files=_extension(),
+        parents={"CODE": code},
+    )
     body = _stage(
         "body",
         "Putting the image together",
@@ -156,10 +164,11 @@ def stages(environ: Mapping[str, str] = os.environ) -> dict[str, Stage]:
         name="base",
         repository="himalia/base",
         message="Adding Himalia",
-        files=(*files(HERE / "base/final"), *_sdk(), *_lab_wheel()),
-        parents={"LAB": lab, "BODY": body},
+        files=(*files(HERE / "base/final"), *_sdk()),
+        parents={"LAB": lab, "EXTENSION": extension, "BODY": body},
     )
-    return {stage.name: stage for stage in (rootfs, root, registry, system, python, lab, code, venv, body, base)}
+    made = (rootfs, root, registry, system, python, lab, code, venv, extension, body, base)
+    return {stage.name: stage for stage in made}
 
 
 def _stage(name: str, message: str, folder: Path, parents: Mapping[str, Stage], repository: str | None = None) -> Stage:
@@ -181,11 +190,23 @@ def _sdk() -> tuple[File, ...]:
     return (*project, *files(REPOSITORY / "sdk", "sdk/sdk/"))
 
 
-def _lab_wheel() -> tuple[File, ...]:
-    return tuple(
-        File(path=f"extension/{wheel.name}", mode=0o644, content=wheel.read_bytes())
-        for wheel in sorted((REPOSITORY / "extensions/lab/dist").glob("*.whl"))
-    ) or (File(path="extension/none", mode=0o644, content=b""),)
+def _extension() -> tuple[File, ...]:
+    """The sources of himalia-lab, its list of packages apart: those are fetched once and not for every edit."""
+    folder = REPOSITORY / "extensions/lab"
+    if not extension_is_delivered(folder):
+        return (File(path="Dockerfile", mode=0o644, content=b"ARG CODE\nFROM ${CODE}\nRUN mkdir /wheels\n"),)
+    packages = tuple(
+        File(path=f"packages/{name}", mode=0o644, content=(folder / name).read_bytes())
+        for name in ("package.json", "package-lock.json")
+    )
+    return (*files(HERE / "base/extension"), *packages, *files(folder, "source/", MADE_IN_LAB))
+
+
+def extension_is_delivered(folder: Path) -> bool:
+    """Whether the lab extension can be built already; the image goes without it until then."""
+    return all(
+        (folder / name).exists() for name in ("README.md", "pyproject.toml", "package-lock.json", "src/index.ts")
+    )
 
 
 def _mirrors(environ: Mapping[str, str]) -> dict[str, str]:

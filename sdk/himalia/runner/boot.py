@@ -82,7 +82,7 @@ def packages(env: Mapping[str, str]) -> dict[str, list[list[str]]]:
 def _boot(env: Mapping[str, str], log: int, deadline: float) -> str:
     """Start the server and question it; what is wrong with the default kernel, or nothing. Raises Failed."""
     token = secrets.token_hex(16)
-    hub = _Hub(token)
+    hub = Hub(token)
     threading.Thread(target=hub.serve_forever, daemon=True).start()
     port = _free_port()
     server_env = workspace.server({**env, **_hub_environment(token, hub.server_port, port)})
@@ -102,7 +102,7 @@ def _boot(env: Mapping[str, str], log: int, deadline: float) -> str:
 
 def _until_answers(server: int, port: int, token: str, deadline: float) -> None:
     while True:
-        status, _ = _get(port, f"{PREFIX}api/status", token)
+        status, _ = get(port, f"{PREFIX}api/status", token)
         if status == 200:
             return
         ended, code = os.waitpid(server, os.WNOHANG)
@@ -114,7 +114,7 @@ def _until_answers(server: int, port: int, token: str, deadline: float) -> None:
 
 
 def _expect_lab(port: int, token: str) -> None:
-    status, body = _get(port, f"{PREFIX}lab", token)
+    status, body = get(port, f"{PREFIX}lab", token)
     if status != 200 or b"jupyter-config-data" not in body:
         raise Failed(f"JupyterLab does not open ({_answer(status)} from /lab).")
 
@@ -157,21 +157,21 @@ def _hub_environment(token: str, hub_port: int, port: int) -> dict[str, str]:
     }
 
 
-class _Hub(ThreadingHTTPServer):
+class Hub(ThreadingHTTPServer):
     """As much of a hub as a server asks for before it answers."""
 
     daemon_threads = True
 
     def __init__(self, token: str) -> None:
-        super().__init__(("127.0.0.1", 0), _HubRequest)
+        super().__init__(("127.0.0.1", 0), HubRequest)
         self.token = token
         self.version = _hub_version()
 
 
-class _HubRequest(BaseHTTPRequestHandler):
+class HubRequest(BaseHTTPRequestHandler):
     @property
-    def hub(self) -> _Hub:
-        assert isinstance(self.server, _Hub)
+    def hub(self) -> Hub:
+        assert isinstance(self.server, Hub)
         return self.server
 
     def do_GET(self) -> None:
@@ -221,7 +221,7 @@ def _hub_version() -> str:
     return found[0].name.removeprefix("jupyterhub-").removesuffix(".dist-info") if found else "0"
 
 
-def _get(port: int, path: str, token: str) -> tuple[int, bytes]:
+def get(port: int, path: str, token: str) -> tuple[int, bytes]:
     """GET as the token's owner; status 0 while nobody answers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:

@@ -65,8 +65,8 @@ def adopt(user: User = JOVYAN, roots: Iterable[Path] = (JOVYAN.home, Path("/run/
     Only the folders themselves: what lies inside keeps its owners.
     """
     for root in roots:
-        for mount in _mounts_below(root, Path("/proc/self/mountinfo").read_text()):
-            for folder in (*reversed(_leading(mount, root)), mount):
+        for mount in mounts_below(root, Path("/proc/self/mountinfo").read_text()):
+            for folder in (*reversed(leading(mount, root)), mount):
                 if folder.is_dir() and not folder.is_symlink():
                     _give(folder, user)
 
@@ -96,7 +96,7 @@ def _give(path: Path, user: User) -> None:
         pass  # read-only, or a store without owners: the user may have to do without writing
 
 
-def _mounts_below(root: Path, mountinfo: str) -> Iterator[Path]:
+def mounts_below(root: Path, mountinfo: str) -> Iterator[Path]:
     for line in mountinfo.splitlines():
         target = Path(
             line.split(" ")[4].encode().decode("unicode_escape").encode("latin-1").decode(errors="surrogateescape")
@@ -105,6 +105,6 @@ def _mounts_below(root: Path, mountinfo: str) -> Iterator[Path]:
             yield target
 
 
-def _leading(mount: Path, root: Path) -> list[Path]:
+def leading(mount: Path, root: Path) -> list[Path]:
     """The folders between `root` and the mount, nearest first."""
     return [folder for folder in mount.parents if folder == root or root in folder.parents]

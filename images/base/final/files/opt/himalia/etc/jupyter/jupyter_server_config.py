@@ -39,7 +39,9 @@ c.ServerProxy.servers = {
         "timeout": 90,
         "new_browser_tab": True,
         # An open tab is no activity: its files, its health check and the keep-alive of its websockets.
-        "exclude_last_activity_patterns": [rf"{PREFIX}/vscode/(healthz|.*stable-.*|_static/|static/|manifest|update/|vscode-remote-resource)"],
+        "exclude_last_activity_patterns": [
+            rf"{PREFIX}/vscode/(healthz|.*stable-.*|_static/|static/|manifest|update/|vscode-remote-resource)"
+        ],
         "launcher_entry": {"title": "VS Code", "icon_path": f"{ICONS}/vscode.svg", "category": "Other"},
     },
     "tensorboard": {
