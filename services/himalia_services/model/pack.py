@@ -23,21 +23,55 @@ from himalia_services.errors import Invalid, TooLarge
 #: Where the project folder is mounted a second time, in `/run/himalia`: a path no program in a container can turn into a link, so that
 #: putting the input in and taking the outputs out cannot be led elsewhere.
 FOLDER = "input"
-LIVE = "/run/himalia/live"
 USER = 1000
-
-MAX_BYTES = 200 << 20
-MAX_FILES = 5_000
-MAX_FILE_BYTES = 20 << 20
-MAX_FOLDERS = 20_000
-#: Of the upload itself: content that does not compress, and the tar's headers.
-MAX_UPLOAD = MAX_BYTES + (16 << 20)
 
 _MAX_NAME = 4096
 _MAX_COMPONENT = 255
 _MAX_HEADER = 64 << 10
 _CHUNK = 256 << 10
-_LIMITS = "A pack holds at most 200 MB in 5,000 files of 20 MB each; link what is larger, or exclude it."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much a pack may hold."""
+
+    total_bytes: int
+    files: int
+    file_bytes: int
+    folders: int
+    advice: str
+
+    @property
+    def sentence(self) -> str:
+        each = f" of {self.file_bytes // 10**6} MB each" if self.file_bytes < self.total_bytes else ""
+        return f"A pack holds at most {self.total_bytes // 10**6:,} MB in {self.files:,} files{each}. {self.advice}"
+
+    @property
+    def unfolded(self) -> int:
+        """Bytes of the tar itself: the content, and a generous share of headers for each entry."""
+        return self.total_bytes + 4096 * (self.files + self.folders)
+
+    @property
+    def upload(self) -> int:
+        """Bytes of the upload: content that does not compress grows a little."""
+        return self.unfolded + (self.unfolded >> 8)
+
+
+USUAL = Limits(
+    total_bytes=200_000_000,
+    files=5_000,
+    file_bytes=20_000_000,
+    folders=20_000,
+    advice="Link what is larger, exclude it, or send everything with --upload.",
+)
+#: For who asked to send everything, whatever its size.
+WHOLE = Limits(
+    total_bytes=5_000_000_000,
+    files=100_000,
+    file_bytes=5_000_000_000,
+    folders=100_000,
+    advice="Put larger data into your home or a group's folder, where every job sees it.",
+)
 
 
 @dataclass(frozen=True)
@@ -52,8 +86,8 @@ class Listing:
 class _Bounded(io.RawIOBase):
     """Reads on until a limit, so that a small upload cannot unfold to any size."""
 
-    def __init__(self, source: gzip.GzipFile, limit: int) -> None:
-        self._source, self._left = source, limit
+    def __init__(self, source: gzip.GzipFile, limits: Limits) -> None:
+        self._source, self._left, self._limits = source, limits.unfolded, limits
 
     def readable(self) -> bool:
         return True
@@ -62,7 +96,7 @@ class _Bounded(io.RawIOBase):
         data = self._source.read(_CHUNK if size < 0 else size)
         self._left -= len(data)
         if self._left < 0:
-            raise TooLarge(_LIMITS)
+            raise TooLarge(self._limits.sentence)
         return data
 
 
@@ -84,10 +118,10 @@ class _Header(tarfile.TarInfo):
         return super()._proc_member(tar)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def inspect(source: BinaryIO) -> Listing:
+def inspect(source: BinaryIO, limits: Limits = USUAL) -> Listing:
     """List a pack, or raise Invalid or TooLarge with the sentence why not."""
-    seen = _Seen()
-    with _reading(source) as tar:
+    seen = _Seen(limits)
+    with _reading(source, limits) as tar:
         for member in _members(tar):
             name = _name(member.name)
             seen.place(name, member)
@@ -123,7 +157,8 @@ def content(source: BinaryIO, path: str) -> Iterator[bytes]:
 class _Seen:
     """What was read so far, to refuse names that collide or lie below something that is no folder."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self.regular: dict[str, str] = {}
         self.others: set[str] = set()
         self.folders: set[str] = {""}
@@ -160,19 +195,19 @@ class _Seen:
         if name in self.regular or name in self.others:
             raise Invalid(f"“{_short(name)}” is a file or link in the pack, and something lies below it.")
         self.folders.add(name)
-        if len(self.folders) > MAX_FOLDERS:
-            raise TooLarge(f"The pack has more than {MAX_FOLDERS:,} folders. {_LIMITS}")
+        if len(self.folders) > self.limits.folders:
+            raise TooLarge(f"The pack has more than {self.limits.folders:,} folders. {self.limits.sentence}")
 
     def _count(self, name: str, member: tarfile.TarInfo) -> None:
         self.files += 1
-        if self.files > MAX_FILES:
-            raise TooLarge(f"The pack has more than {MAX_FILES:,} files. {_LIMITS}")
+        if self.files > self.limits.files:
+            raise TooLarge(f"The pack has too many files. {self.limits.sentence}")
         if member.isreg():
-            if member.size > MAX_FILE_BYTES:
-                raise TooLarge(f"“{_short(name)}” has {member.size / 1e6:.0f} MB. {_LIMITS}")
+            if member.size > self.limits.file_bytes:
+                raise TooLarge(f"“{_short(name)}” has {member.size / 1e6:.1f} MB. {self.limits.sentence}")
             self.size += member.size
-            if self.size > MAX_BYTES:
-                raise TooLarge(f"The pack holds more than 200 MB. {_LIMITS}")
+            if self.size > self.limits.total_bytes:
+                raise TooLarge(f"The pack is too large. {self.limits.sentence}")
 
 
 class _Sink:
@@ -191,8 +226,8 @@ class _Sink:
 
 
 @contextmanager
-def _reading(source: BinaryIO) -> Iterator[tarfile.TarFile]:
-    bounded = _Bounded(gzip.GzipFile(fileobj=source), MAX_UPLOAD + 2048 * (MAX_FILES + MAX_FOLDERS))
+def _reading(source: BinaryIO, limits: Limits = WHOLE) -> Iterator[tarfile.TarFile]:
+    bounded = _Bounded(gzip.GzipFile(fileobj=source), limits)
     try:
         with tarfile.open(fileobj=bounded, mode="r|", tarinfo=_Header) as tar:
             yield tar
@@ -236,17 +271,16 @@ def _name(raw: str) -> str:
 
 
 def _check_link(name: str, target: str) -> None:
-    if target.startswith("/"):
-        inside = posixpath.normpath(target)
-        if ".." not in target.split("/") and (inside == LIVE or inside.startswith(LIVE + "/")):
-            return
-        raise Invalid(
-            f"“{_short(name)}” links to “{_short(target)}”. Links in a pack are relative, or lead below {LIVE}."
-        )
+    """Links are followed by programs in the container only, as its user; the rules keep people from a link that means nothing there."""
+    parts = target.split("/")
     if not target:
         raise Invalid(f"“{_short(name)}” is a link without a target.")
-    depth = 0
-    for part in posixpath.join(posixpath.dirname(name), target).split("/"):
+    if target.startswith("/"):
+        if ".." in parts:
+            raise Invalid(f"“{_short(name)}” links to “{_short(target)}”. Write an absolute target without “..”.")
+        return
+    depth = name.count("/")
+    for part in parts:
         depth += -1 if part == ".." else 0 if part in ("", ".") else 1
         if depth < 0:
             raise Invalid(f"“{_short(name)}” links to “{_short(target)}”, which is outside the project folder.")
