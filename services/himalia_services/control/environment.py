@@ -1,23 +1,20 @@
-"""The verbs on environments: find, save, share, delete, and the presets the operator offers."""
+"""The verbs on environments: find, save, share, delete."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from himalia import schema
 from himalia_services.control import rights
-from himalia_services.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable
+from himalia_services.errors import Conflict, Forbidden, Invalid, NotFound
 from himalia_services.model import environment as values
 from himalia_services.model import names
 from himalia_services.model.caller import Caller
 from himalia_services.store import tables as t
-from himalia_services.store.db import Database, record
+from himalia_services.store.db import record
 from himalia_services.store.tables import now
 
 TEXT_LONGEST = 4000
@@ -94,98 +91,6 @@ def path(environment: t.Environment, row: t.Version | None = None) -> str:
     """Where the API has it."""
     base = f"/environments/{environment.owner}/{environment.name}"
     return base if row is None else f"{base}/versions/{row.number}"
-
-
-# Presets
-
-
-async def refresh(db: Database, images: Path) -> None:
-    """Register the base image the builder left, when it is another one than last time."""
-    built = values.Built.read(_read(images / "built.json") or {})
-    if built is None:
-        return
-    async with db.read() as session:
-        known = await _base(session)
-    if known is not None and known.digest == built.image.digest:
-        return
-    async with db.write() as session:
-        await register(session, built)
-
-
-async def register(session: AsyncSession, built: values.Built) -> t.Version:
-    """The version of `himalia/base` that is `built`: the newest one, or a new one."""
-    newest_ = await _base(session)
-    if newest_ is not None and newest_.digest == built.image.digest:
-        return newest_
-    environment = await _preset(session) or await _make_preset(session)
-    row = _numbered(environment, status="Saved", repository=built.image.repository, note="Built by this installation.", created_by=names.PLATFORM)
-    row.digest, row.config_digest, row.saved_at = built.image.digest, built.image.config_digest, now()
-    session.add(row)
-    await session.flush()
-    record(session, "version", row, owner=environment, actor=names.PLATFORM)
-    return row
-
-
-async def default(session: AsyncSession, images: Path) -> tuple[t.Environment, t.Version]:
-    """What a workspace starts from when nobody says otherwise; Unavailable with the build's progress while there is none."""
-    row = await _base(session)
-    environment = await _preset(session)
-    if row is None or environment is None:
-        raise image_building(images)
-    return environment, row
-
-
-def image_building(images: Path) -> Unavailable:
-    progress = _read(images / "progress.json")
-    return Unavailable(values.building(progress), code="image_building", progress=progress or {})
-
-
-async def _preset(session: AsyncSession) -> t.Environment | None:
-    return await session.scalar(
-        select(t.Environment).where(
-            t.Environment.owner == names.PLATFORM, t.Environment.name == values.BASE, t.Environment.deleted_at.is_(None), t.Environment.hidden.is_(False)
-        )
-    )
-
-
-async def _base(session: AsyncSession) -> t.Version | None:
-    environment = await _preset(session)
-    if environment is None:
-        return None
-    return await session.scalar(
-        select(t.Version)
-        .where(t.Version.environment_id == environment.id, t.Version.status == "Saved", t.Version.deleted_at.is_(None))
-        .order_by(t.Version.number.desc())
-        .limit(1)
-    )
-
-
-async def _make_preset(session: AsyncSession) -> t.Environment:
-    platform = await session.scalar(select(t.Person).where(t.Person.name == names.PLATFORM, t.Person.hub_created == names.PLATFORM))
-    if platform is None:
-        platform = t.Person(id=names.fresh("p"), name=names.PLATFORM, hub_created=names.PLATFORM)
-        session.add(platform)
-        await session.flush()
-    environment = t.Environment(
-        id=names.fresh("env"),
-        owner_id=platform.id,
-        owner=platform.name,
-        name=values.BASE,
-        description="Python, JupyterLab, VS Code and the usual tools.",
-        visibility="everyone",
-        next_number=1,
-    )
-    session.add(environment)
-    await session.flush()
-    return environment
-
-
-def _read(file: Path) -> Mapping[str, Any] | None:
-    try:
-        document = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None  # not there yet, or being written
-    return document if isinstance(document, dict) else None
 
 
 # Save
@@ -303,7 +208,7 @@ async def _begin(session: AsyncSession, environment: t.Environment, workspace: t
     parent = workspace.preserved_version_id or workspace.version_id
     if parent is None:
         raise Conflict("This workspace has not been started yet, so there is nothing to save. Start it first.", code="nothing_to_save")
-    row = _numbered(
+    row = numbered(
         environment, status="Committing", repository=names.repository(environment.owner_id, environment.id), note=note, created_by=actor
     )
     row.parent_id, row.workspace_id = parent, workspace.id
@@ -313,7 +218,7 @@ async def _begin(session: AsyncSession, environment: t.Environment, workspace: t
     return row
 
 
-def _numbered(environment: t.Environment, *, status: str, repository: str, note: str, created_by: str) -> t.Version:
+def numbered(environment: t.Environment, *, status: str, repository: str, note: str, created_by: str) -> t.Version:
     """The next version; its number is never given again."""
     row = t.Version(
         id=names.fresh("ver"),

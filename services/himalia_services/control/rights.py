@@ -13,7 +13,7 @@ from himalia_services.store import tables as t
 
 def mine(caller: Caller, row: t.Owned) -> bool:
     """Whether the caller is the very person it belongs to; a name given again is another person."""
-    return row.owner_id == caller.id
+    return row.owner_id == caller.person_id
 
 
 def owns(caller: Caller, row: t.Owned) -> bool:
@@ -52,7 +52,7 @@ def listed(caller: Caller) -> ColumnElement[bool]:
         e.deleted_at.is_(None),
         e.hidden.is_(False),
         or_(
-            e.owner_id == caller.id,
+            e.owner_id == caller.person_id,
             e.visibility == "everyone",
             and_(e.visibility == "group", e.group.in_(list(caller.groups))),
             and_(e.visibility == "people", cast(e.people, Text).contains(json.dumps(caller.name), autoescape=True)),

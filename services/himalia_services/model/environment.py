@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from himalia_services.model.workload import Image
-
-#: The preset every workspace starts from unless told otherwise.
-BASE = "base"
 
 #: Reasons a save's failure may have, as architecture.md lists them; anything else is a failure of the phase it came from.
 SAVE_REASONS = frozenset({"commit_failed", "push_failed", "workspace_gone", "interrupted"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Built:
-    """The base image as the builder left it in the platform's registry."""
-
-    image: Image
-
-    @classmethod
-    def read(cls, document: Mapping[str, Any]) -> Built | None:
-        """From `built.json`; None when it says nothing (yet) about the base image."""
-        base = document.get("base")
-        if not isinstance(base, Mapping) or not all(isinstance(base.get(k), str) and base[k] for k in ("repository", "digest", "config_digest")):
-            return None
-        return cls(image=Image(repository=base["repository"], digest=base["digest"], config_digest=base["config_digest"]))
+def built(document: Mapping[str, Any], name: str) -> Image | None:
+    """An image of `built.json`, as the builder left it in the platform's registry; None when it is not there (yet)."""
+    entry = document.get(name)
+    if not isinstance(entry, Mapping) or not all(isinstance(entry.get(k), str) and entry[k] for k in ("repository", "digest", "config_digest")):
+        return None
+    return Image(repository=entry["repository"], digest=entry["digest"], config_digest=entry["config_digest"])
 
 
 def building(progress: Mapping[str, Any] | None) -> str:

@@ -29,22 +29,18 @@ def fresh(prefix: str) -> str:
 # Names on the engine
 
 
-def installation(instance: str) -> str:
-    """What every name of this installation on the engine begins with; also its network."""
-    return f"himalia-{instance.replace('-', '')[:8]}"
+def container(prefix: str, workspace_id: str) -> str:
+    """A workspace's container. `prefix` is what all names of an installation on its engine begin with."""
+    return f"{prefix}-{workspace_id}"
 
 
-def container(instance: str, workspace_id: str) -> str:
-    return f"{installation(instance)}-{workspace_id}"
+def home_volume(prefix: str, person_id: str) -> str:
+    return f"{prefix}-home-{person_id}"
 
 
-def home_volume(instance: str, person_id: str) -> str:
-    return f"{installation(instance)}-home-{person_id}"
-
-
-def group_volume(instance: str, group: str) -> str:
+def group_volume(prefix: str, group: str) -> str:
     digest = hashlib.sha256(group.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{installation(instance)}-group-{digest[:16]}"
+    return f"{prefix}-group-{digest[:16]}"
 
 
 def repository(owner_id: str, environment_id: str) -> str:
