@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
+from himalia_services.control.idempotency import Key
 from himalia_services.errors import Invalid
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-
-
-@dataclass(frozen=True)
-class Key:
-    """`key` is empty when the client gave none; `request` is the digest of method, path, query and body."""
-
-    key: str
-    request: str
 
 
 async def idempotency(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import delete
@@ -15,14 +16,22 @@ from himalia_services.store import tables as t
 KEPT = timedelta(days=7)
 
 
-async def replay(session: AsyncSession, caller: Caller, key: str, request_hash: str) -> str | None:
+@dataclass(frozen=True)
+class Key:
+    """`key` is empty when the client gave none; `request` is the digest of method, path, query and body."""
+
+    key: str = ""
+    request: str = ""
+
+
+async def replay(session: AsyncSession, caller: Caller, key: Key) -> str | None:
     """The id of what this key made before; None when it is new or no key was given. Another request under the key is Invalid."""
-    if not key:
+    if not key.key:
         return None
-    row = await session.get(t.Idempotency, (caller.person_id, key))
+    row = await session.get(t.Idempotency, (caller.person_id, key.key))
     if row is None:
         return None
-    if row.request != request_hash:
+    if row.request != key.request:
         raise Invalid(
             "This Idempotency-Key was used for another request. A key belongs to one request: take a new one for this.",
             code="idempotency_key_reused",
@@ -30,9 +39,9 @@ async def replay(session: AsyncSession, caller: Caller, key: str, request_hash: 
     return row.target
 
 
-async def remember(session: AsyncSession, caller: Caller, key: str, request_hash: str, target: str) -> None:
+async def remember(session: AsyncSession, caller: Caller, key: Key, target: str) -> None:
     """Keep what the key made, so that `replay` finds it. Without a key nothing is kept."""
-    if not key:
+    if not key.key:
         return
     await session.execute(delete(t.Idempotency).where(t.Idempotency.owner_id == caller.person_id, t.Idempotency.created_at < t.now() - KEPT))
-    session.add(t.Idempotency(owner_id=caller.person_id, key=key, request=request_hash, target=target))
+    session.add(t.Idempotency(owner_id=caller.person_id, key=key.key, request=key.request, target=target))
