@@ -77,11 +77,13 @@ def exclusions(excluded: Iterable[str], mounts: Iterable[bytes]) -> Exclusions:
     return Exclusions(frozenset(always - when_empty), when_empty, globs)
 
 
-def find(pid: int, container: str, *, upper: str = "", mounts: Iterable[str] = (), host: str = "") -> Changes:
+def find(
+    pid: int, container: str, *, upper: str = "", mounts: Iterable[str] = (), host: str = "", check: bool = True
+) -> Changes:
     """The changes of a container.
 
     `pid` is that of its init process, 0 when it is stopped; then `upper` (what the engine says) is needed. `host` leads to
-    the root of the engine's file system, for a process that lives in another one.
+    the root of the engine's file system, for a process that lives in another one. `check`: it must be there to read.
     """
     targets = {os.fsencode(target).strip(b"/") for target in mounts}
     folder = os.fsencode(upper)
@@ -97,7 +99,7 @@ def find(pid: int, container: str, *, upper: str = "", mounts: Iterable[str] = (
             "where they are. Start the workspace and save it then."
         )
     path = Path(host + os.fsdecode(folder)) if host else Path(os.fsdecode(folder))
-    if not path.is_dir():
+    if check and not path.is_dir():
         raise EngineError(
             f"The folder with the container's changes, {path}, cannot be read here. Saving needs an engine on this very "
             "machine that keeps containers on overlayfs."

@@ -79,10 +79,10 @@ def freezer(pid: int, mountinfo: Path = Path("/proc/self/mountinfo")) -> Freezer
     """The freezer that holds the process: v1 where that hierarchy is mounted, else v2."""
     groups = _groups(Path(f"/proc/{pid}/cgroup").read_text())
     for version, root, folder in _hierarchies(mountinfo.read_text()):
-        group = groups.get(version)
-        if group is None:
-            continue
-        inside = group if root == "/" else group.removeprefix(root)
+        group = groups.get(version, "")
+        if root != "/" and not f"{group}/".startswith(f"{root}/"):
+            continue  # a part of the hierarchy that does not hold the process
+        inside = group.removeprefix(root)
         path = folder / inside.lstrip("/")
         if inside.strip("/") and (path / ("freezer.state" if version == 1 else "cgroup.freeze")).exists():
             return Freezer(path, version)
@@ -108,6 +108,8 @@ def _hierarchies(mountinfo: str) -> list[tuple[int, str, Path]]:
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         fields, kind = left.split(), right.split()
+        if "ro" in fields[5].split(","):
+            continue
         if kind[:1] == ["cgroup"] and "freezer" in kind[-1].split(","):
             found.append((1, fields[3], Path(fields[4])))
         elif kind[:1] == ["cgroup2"]:

@@ -106,6 +106,11 @@ def vanished(error: OSError) -> bool:
     return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO)
 
 
+def shown(path: bytes) -> str:
+    """A path for people; names need not be text."""
+    return "/" + path.decode(errors="backslashreplace")
+
+
 def is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
@@ -128,14 +133,14 @@ def attributes(node: Node, descriptor: int = -1) -> Attributes:
     for name in sorted(names):
         if name in ("trusted.overlay.redirect", "trusted.overlay.metacopy"):
             raise EngineError(
-                f"/{os.fsdecode(node.path)} is kept by overlayfs in a way that only the running container can read "
+                f"{shown(node.path)} is kept by overlayfs in a way that only the running container can read "
                 f"({name}). Turn redirect_dir and metacopy off for the engine."
             )
         if name == "trusted.overlay.opaque":
             opaque = os.getxattr(target, name, follow_symlinks=follow) == b"y"
         elif _is_kept(name):
             if "=" in name:
-                left_out.append(f"/{os.fsdecode(node.path)}: its attribute {name}, since a layer cannot hold that name")
+                left_out.append(f"{shown(node.path)}: its attribute {name!r}, since a layer cannot hold that name")
                 continue
             try:
                 kept.append((os.fsencode(name), os.getxattr(target, name, follow_symlinks=follow)))

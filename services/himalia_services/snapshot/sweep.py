@@ -151,7 +151,7 @@ def _read(node: Node, link: bytes | None, sink: Sink, settled: int) -> Record | 
     if layer.is_whiteout(node.status) and not node.name.startswith(".wh."):
         return _record(node.status, None, sink.put(layer.whiteout(node.path)), sink.still, settled)
     if reason := _refusal(node):
-        note = f"/{os.fsdecode(node.path)}: {reason}"
+        note = f"{layer.shown(node.path)}: {reason}"
         return Record(node.status.st_ino, node.status.st_ctime_ns, link, _NOTHING, (note,))
     if stat.S_ISREG(mode):
         return _read_file(node, link, sink, settled)
@@ -194,9 +194,9 @@ def _read_file(node: Node, link: bytes | None, sink: Sink, settled: int) -> Reco
         after = os.fstat(descriptor)
         notes = kept.left_out
         if got < status.st_size:
-            notes = (*notes, f"/{os.fsdecode(node.path)}: it shrank while it was read; zeros stand for the missing end")
+            notes = (*notes, f"{layer.shown(node.path)}: it shrank while it was read; zeros stand for the missing end")
         elif after.st_size > status.st_size:
-            notes = (*notes, f"/{os.fsdecode(node.path)}: it grew while it was read; its new end is missing")
+            notes = (*notes, f"{layer.shown(node.path)}: it grew while it was read; its new end is missing")
         same = after.st_ctime_ns == status.st_ctime_ns
         return _record(status, None, span, sink.still, settled if same else 0, notes)
     finally:
