@@ -25,6 +25,7 @@ class Facts:
     phase: str
     attempt: int = 0
     tries: int = 0
+    behind: bool = False  # an older save of the same workspace still takes its layer
     verifying: timedelta = timedelta()
     worker: WorkerObserved | None = None
     result: Mapping[str, Any] | None = None
@@ -72,7 +73,7 @@ def decide(facts: Facts) -> Decision:
     if facts.phase in ("Committing", "Pushing"):
         if facts.attempt >= ATTEMPTS:
             return _interrupted(f"The save was cut off {ATTEMPTS} times. Save again; if that fails too, an admin finds why in the control plane's log.")
-        return Save()
+        return Wait() if facts.behind else Save()
     return _verify(facts)
 
 
