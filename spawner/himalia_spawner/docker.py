@@ -96,7 +96,7 @@ class HimaliaDockerSpawner(WorkspaceMixin, DockerSpawner):
         return WorkspaceMixin._default_options_from_form(self)
 
     @default("cmd")
-    def _default_cmd(self) -> list[str]:
+    def _default_cmd(self) -> Any:
         return WorkspaceMixin._default_cmd(self)
 
     # --- the plan ---
@@ -140,6 +140,9 @@ class HimaliaDockerSpawner(WorkspaceMixin, DockerSpawner):
         return plan
 
     _remade = False
+
+    async def exists(self) -> bool:
+        return await self.get_object() is not None
 
     # --- the container ---
 
@@ -186,8 +189,9 @@ class HimaliaDockerSpawner(WorkspaceMixin, DockerSpawner):
 
     async def _operators(self, setting: Any) -> Json:
         """An operator's extra settings: a dict, or a function of the spawner, which may be async."""
-        value = self._eval_if_callable(setting)
-        return dict(self._render_templates(await value if inspect.isawaitable(value) else value) or {})
+        value: Any = self._eval_if_callable(setting)
+        rendered: Any = self._render_templates(await value if inspect.isawaitable(value) else value)
+        return dict(rendered or {})
 
     def _hostname(self) -> str:
         return f"{self.user.dns_safe_name}-{self.name}"[:63].rstrip("-")

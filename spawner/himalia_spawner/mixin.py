@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,10 @@ class WorkspaceMixin(Spawner):
         """Take names, image and limits from the plan."""
         raise NotImplementedError
 
+    async def exists(self) -> bool:
+        """Whether the container of the last plan is there, running or not."""
+        raise NotImplementedError
+
     async def fit(self, plan: Json) -> Json:
         """Make what exists agree with the plan, and stop it when it runs; the answer is the plan to start by."""
         raise NotImplementedError
@@ -149,7 +153,7 @@ class WorkspaceMixin(Spawner):
         folder = Path(plan["run_folder"])
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         folder.chmod(0o755)
-        text = json.dumps({"env": self.server_env(), "argv": [*(self.cmd or []), *self.get_args()]})
+        text = json.dumps({"env": self.server_env(), "argv": [*(self.cmd or []), *(self.get_args() or [])]})
         new = folder / ".environment.json"
         new.unlink(missing_ok=True)
         # readable by the container's user whatever uid the hub has; `run/` above it is 0700
@@ -179,7 +183,12 @@ class WorkspaceMixin(Spawner):
 
     async def launch(self) -> Json:
         """Ask for the plan and wait while the image it needs is being built."""
-        request = self._request()
+        # without a plan nobody knows its name, so it may be there: then nothing is started over it
+        request = self._person() | {
+            "display_name": self.orm_spawner.display_name or self.name,
+            "user_options": options.chosen(self.user_options or {}),
+            "container": self.plan is None or await self.exists(),
+        }
         waited = False
         away_since: float | None = None
         clock = asyncio.get_running_loop().time
@@ -200,7 +209,7 @@ class WorkspaceMixin(Spawner):
                 waited = True
             await asyncio.sleep(self.wait_seconds)
 
-    def _request(self) -> Json:
+    def _person(self) -> Json:
         user = self.user
         return {
             "user": user.name,
@@ -208,9 +217,6 @@ class WorkspaceMixin(Spawner):
             "admin": bool(user.admin),
             "groups": sorted(group.name for group in user.groups),
             "server": self.name,
-            "display_name": self.orm_spawner.display_name or self.name,
-            "user_options": options.chosen(self.user_options or {}),
-            "started": True,
         }
 
     def _adopt(self, plan: Json) -> None:
@@ -253,10 +259,8 @@ class WorkspaceMixin(Spawner):
         try:
             version = await self.plans.preserve(workspace)
             while version["phase"] not in ("Saved", "Failed"):
-                done = version.get("progress_bytes")
-                self._steps.say(
-                    SAVING.get(version["phase"], version["phase"]) + (f" ({options.size(done)})" if done else ""), 40
-                )
+                phase, done = str(version["phase"]), version.get("progress_bytes")
+                self._steps.say(SAVING.get(phase, phase) + (f" ({options.size(done)})" if done else ""), 40)
                 await asyncio.sleep(self.wait_seconds)
                 version = await self._version(version["id"])
         except (Away, Refused) as error:
@@ -264,8 +268,7 @@ class WorkspaceMixin(Spawner):
         if version["phase"] == "Failed":
             raise self._unkept(version.get("reason_message") or version.get("reason_code") or "the save failed")
         kept = plan | {"image": version["image"]}
-        self.plan = kept
-        self.settle(kept)
+        self._adopt(kept)
         return kept
 
     async def _version(self, id: str) -> Json:
@@ -296,8 +299,9 @@ class WorkspaceMixin(Spawner):
         except (Away, Refused) as error:
             self.log.warning("%s was made anew and the control plane does not know yet: %s", self._log_name, error)
 
-    def progress(self) -> AsyncIterator[Json]:
-        return self._steps.follow()
+    async def progress(self) -> AsyncGenerator[Json, None]:
+        async for event in self._steps.follow():
+            yield event
 
     async def poll(self) -> Any:
         return await super().poll()  # the hub asks each spawner class for its own
@@ -360,8 +364,11 @@ class WorkspaceMixin(Spawner):
 
     # --- the end ---
 
-    async def delete_forever(self) -> None:
+    def delete_forever(self) -> Any:
         """Remove the container and its run folder. The hub has asked its question; home and group folders stay."""
+        return self._delete()
+
+    async def _delete(self) -> None:
         if self.plan is None:
             return
         await self.discard()
@@ -390,14 +397,8 @@ class WorkspaceMixin(Spawner):
 
     async def render_form(self) -> str:
         wanted = {name: self._asked(f"opt-{name}") for name in options.FIELDS}
-        person = self._request() | {"user_options": {}}
-        query = {
-            "user": person["user"],
-            "user_created": person["user_created"],
-            "admin": "true" if person["admin"] else "false",
-            "groups": ",".join(person["groups"]),
-            "server": self.name,
-        }
+        person = self._person()
+        query = person | {"admin": "true" if person["admin"] else "false", "groups": ",".join(person["groups"])}
         try:
             offer = await self.plans.options(query)
         except Away:

@@ -147,7 +147,7 @@ class HimaliaAuthenticator(Authenticator):
     def check_allowed(self, username: str, authentication: Any = None) -> bool:
         return username in self.passwords.read()
 
-    async def authenticate(self, handler: Any, data: dict[str, str]) -> dict[str, Any] | None:
+    async def authenticate(self, handler: Any, data: dict[str, str]) -> Any:
         name = self.normalize_username(data.get("username", ""))
         password = data.get("password", "")
         if len(password) > LONGEST:

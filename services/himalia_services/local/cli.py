@@ -17,7 +17,7 @@ from himalia_services.local import people
 from himalia_services.local.home import Home, Trouble
 from himalia_services.local.hub import Hub
 
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
 users = typer.Typer(help="People of this installation, each with a password of their own.", no_args_is_help=True)
 groups = typer.Typer(help="Groups: they share environments and a folder at ~/shared/<group>.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The person's name.")]

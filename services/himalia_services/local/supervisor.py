@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -86,15 +87,16 @@ class Keeper:
         self.home = home
         self.service = service
         self.there = asyncio.Event()  # it listened once
+        self.child: subprocess.Popen[bytes] | None = None  # None when it was taken over
 
     async def keep(self) -> None:
         delay = FIRST_DELAY
         clock = asyncio.get_running_loop().time
         while True:
             running = process.find(self._pidfile)
-            child = None
+            self.child = None
             if running is None:
-                child, running = process.launch(
+                self.child, running = process.launch(
                     self.service.argv, env=self.service.env, cwd=self.home.root, log=self._log, pidfile=self._pidfile
                 )
                 say(f"{self.service.name} started, pid {running.pid}")
@@ -104,7 +106,7 @@ class Keeper:
             greeting = asyncio.create_task(self._greet())
             await gone(running)
             greeting.cancel()
-            code = f" with {child.wait()}" if child else ""
+            code = f" with {self.child.wait()}" if self.child else ""
             delay = FIRST_DELAY if clock() - began > STEADY_SECONDS else min(delay * 2, LONGEST_DELAY)
             say(f"{self.service.name} ended{code}; starting it again in {delay:g} s")
             await asyncio.sleep(delay)
