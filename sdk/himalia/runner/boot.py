@@ -84,14 +84,14 @@ def _boot(env: Mapping[str, str], log: int, deadline: float) -> str:
     token = secrets.token_hex(16)
     hub = Hub(token)
     threading.Thread(target=hub.serve_forever, daemon=True).start()
-    port = _free_port()
-    server_env = workspace.server({**env, **_hub_environment(token, hub.server_port, port)})
+    port = free_port()
+    server_env = workspace.server({**env, **hub_environment(token, hub.server_port, port)})
     argv = workspace.command(["jupyterhub-singleuser"])
     started = process.start(argv, env=server_env, cwd=JOVYAN.home, output=log)
     if isinstance(started, Ending):
         raise Failed(f"The server could not be started: {started.error}")
     try:
-        _until_answers(started, port, token, deadline)
+        until_answers(started, port, token, deadline)
         _expect_lab(port, token)
         _expect_code_server(server_env, deadline)
         return _kernel_fault(server_env, port, token, deadline)
@@ -100,7 +100,7 @@ def _boot(env: Mapping[str, str], log: int, deadline: float) -> str:
         hub.shutdown()
 
 
-def _until_answers(server: int, port: int, token: str, deadline: float) -> None:
+def until_answers(server: int, port: int, token: str, deadline: float) -> None:
     while True:
         status, _ = get(port, f"{PREFIX}api/status", token)
         if status == 200:
@@ -137,7 +137,7 @@ def _kernel_fault(env: Mapping[str, str], port: int, token: str, deadline: float
     return job.kernel_fault(env) or _last_line(output)
 
 
-def _hub_environment(token: str, hub_port: int, port: int) -> dict[str, str]:
+def hub_environment(token: str, hub_port: int, port: int) -> dict[str, str]:
     hub = f"http://127.0.0.1:{hub_port}/hub/api"
     access = json.dumps([f"access:servers!server={NAME}/"])
     return {
@@ -293,7 +293,7 @@ def _pairs(argv: list[str], env: Mapping[str, str]) -> list[list[str]]:
         return []
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

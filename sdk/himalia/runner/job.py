@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,6 +34,11 @@ class Spec:
 def run(folder: Path = FOLDER) -> int:
     """Run the attempt in `folder`; the exit code of its command."""
     began = _now()
+    if not folder.is_dir():
+        print(
+            f"himalia-run: {folder} is not mounted; a job's specification, log and result live there.", file=sys.stderr
+        )
+        return UNUSABLE
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
         ending = _attempt(read(folder / "spec.json"), log)

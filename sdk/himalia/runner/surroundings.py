@@ -11,9 +11,9 @@ from himalia.runner.process import JOVYAN, User
 
 OURS = Path("/opt/himalia")
 VENV = Path("/opt/venv")
+#: Sockets, keys of running kernels, state of the editor: nothing below /run is in a save.
 RUNTIME = Path("/run/user/1000")
-#: Keys of running kernels. Shared memory ends with the container's process and is in no save.
-JUPYTER_RUNTIME = Path("/dev/shm/himalia/jupyter")
+JUPYTER_RUNTIME = RUNTIME / "jupyter"
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 #: Our programs run without these: what people set for theirs must not load into ours. Kernels and terminals get them back
 #: under their own names (kernel.json, /etc/profile.d).

@@ -3,7 +3,7 @@
 import os
 import re
 
-c = get_config()  # noqa: F821
+c = get_config()  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
 
 HOME = os.path.expanduser("~")
 ICONS = "/opt/himalia/share/himalia/icons"
