@@ -418,23 +418,16 @@ def _check(source: Source, args: Sequence[str], parameters: Mapping[str, Any] | 
         raise Invalid("Parameters go to a notebook; a script takes arguments.", code="invalid")
 
 
-def request_for(source: Source, pack: Pack, **more: Any) -> JobRequest:
-    """The request that runs `source` on a pack."""
-    programs = (
-        {"script": pack.source}
-        if source.kind == "script"
-        else {"notebook": pack.source}
-        if source.kind == "notebook"
-        else {}
-    )
-    return JobRequest(
-        kind=source.kind,
-        command=list(source.command),
-        working_dir=pack.working_dir,
-        input=pack.input,
-        **programs,
-        **more,
-    )
+def request_for(source: Source, pack: Pack, *, arguments: Sequence[str] = (), **more: Any) -> JobRequest:
+    """The request that runs `source` on a pack. A shell script is a command of bash: `script` means Python."""
+    common: dict[str, Any] = {"working_dir": pack.working_dir, "input": pack.input, **more}
+    if source.kind == "notebook":
+        return JobRequest(kind="notebook", notebook=pack.source, **common)
+    if source.kind == "command":
+        return JobRequest(kind="command", command=list(source.command), **common)
+    if source.program.endswith(".sh"):
+        return JobRequest(kind="command", command=["bash", pack.source, *arguments], **common)
+    return JobRequest(kind="script", script=pack.source, arguments=list(arguments), **common)
 
 
 __all__ = [

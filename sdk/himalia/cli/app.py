@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Annotated
@@ -12,6 +13,7 @@ from himalia import __version__
 from himalia.cli import account, environments, host, jobs, workspaces
 from himalia.cli.output import complain
 from himalia.errors import HimaliaError
+from himalia.login import inside_job, inside_workspace
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong input, 3 not found, 4 not logged in or not allowed, 5 not available, 130 interrupted. `job submit --wait` and `job wait` end with the job's own."
 
@@ -31,15 +33,20 @@ def build() -> typer.Typer:
     app.add_typer(workspaces.app, name="workspaces")
     app.add_typer(environments.app, name="env")
     app.add_typer(jobs.app, name="job")
-    contributed = sorted(entry_points(group="himalia.commands"), key=lambda point: point.name)
-    for point in contributed:
+    if not (inside_workspace(os.environ) or inside_job(os.environ)):
+        _add_contributed(app)
+    host.register(app, have=_names(app))
+    return app
+
+
+def _add_contributed(app: typer.Typer) -> None:
+    for point in sorted(entry_points(group="himalia.commands"), key=lambda point: point.name):
         try:
             point.load()(app)
         except ModuleNotFoundError as missing:
-            if (missing.name or "").startswith("himalia"):
+            # The SDK alone brings the entry point without what it needs; a module of ours that is missing is a fault.
+            if (missing.name or "").startswith("himalia_services."):
                 raise
-    host.register(app, have=_names(app))
-    return app
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -56,10 +63,18 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(__version__)
         raise typer.Exit()
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 def _names(app: typer.Typer) -> set[str]:
