@@ -86,7 +86,9 @@ class Movable(Protocol):
     reason_message: Any
 
 
-def record(session: AsyncSession, kind: str, row: Any, *, owner: t.Owned | t.Environment, actor: str, worker: int | None = None) -> None:
+def record(
+    session: AsyncSession, kind: str, row: Any, *, owner: t.Owned | t.Environment, actor: str, worker: int | None = None
+) -> None:
     """Append the event that says what `row` is now."""
     session.add(
         t.Event(

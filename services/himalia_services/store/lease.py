@@ -14,7 +14,9 @@ from himalia_services.store.tables import now
 LEASE = timedelta(seconds=30)
 
 
-async def claim(session: AsyncSession, table: Any, where: ColumnElement[bool], holder: str, limit: int = 20) -> Sequence[str]:
+async def claim(
+    session: AsyncSession, table: Any, where: ColumnElement[bool], holder: str, limit: int = 20
+) -> Sequence[str]:
     """Lease up to `limit` rows that are due and free; returns their ids."""
     due = (
         select(table.id)
@@ -35,7 +37,10 @@ async def claim(session: AsyncSession, table: Any, where: ColumnElement[bool], h
 async def prolong(session: AsyncSession, table: Any, id: str, holder: str) -> bool:
     """Keep a lease for another term; False when it is somebody else's by now."""
     result = await session.execute(
-        update(table).where(table.id == id, table.lease == holder).values(leased_until=now() + LEASE).returning(table.id)
+        update(table)
+        .where(table.id == id, table.lease == holder)
+        .values(leased_until=now() + LEASE)
+        .returning(table.id)
     )
     return result.scalar_one_or_none() is not None
 
