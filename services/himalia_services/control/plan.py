@@ -143,16 +143,16 @@ def fresh(person: t.Person, name: str, display_name: str, size: str, status: str
 async def _choose(
     session: AsyncSession, settings: Settings, catalog: Catalog, caller: Caller, workspace: t.Workspace, request: LaunchRequest
 ) -> tuple[t.Environment, t.Version]:
-    have = await _have(session, workspace)
+    made_from = await have(session, workspace)
     kept = request.container or workspace.preserved_version_id is not None
     asked = request.user_options.environment
-    if have is not None and _means(asked, have, kept) and workspace.wanted_version_id is None:
-        return _usable(caller, *have)
+    if made_from is not None and _means(asked, made_from, kept) and workspace.wanted_version_id is None:
+        return _usable(caller, *made_from)
     wanted = await _wanted(session, settings, catalog, caller, workspace, asked)
-    if have is None or not kept or wanted[1].id == have[1].id:
+    if made_from is None or not kept or wanted[1].id == made_from[1].id:
         return wanted
     raise Conflict(
-        f"This workspace runs {wire.name(*have)}. Save it, or open {wire.name(*wanted)} as a workspace of its own.",
+        f"This workspace runs {wire.name(*made_from)}. Save it, or open {wire.name(*wanted)} as a workspace of its own.",
         code="other_environment",
         link=f"/workspaces/{workspace.id}",
     )
@@ -164,7 +164,8 @@ def _means(asked: str, have: tuple[t.Environment, t.Version], kept: bool) -> boo
     return asked in ("", wire.name(*have)) or (kept and asked == wire.name(have[0]))
 
 
-async def _have(session: AsyncSession, workspace: t.Workspace) -> tuple[t.Environment, t.Version] | None:
+async def have(session: AsyncSession, workspace: t.Workspace) -> tuple[t.Environment, t.Version] | None:
+    """What the workspace was made from, as its person chose it."""
     if workspace.version_id is None:
         return None
     version = await session.get_one(t.Version, workspace.version_id)
@@ -175,7 +176,7 @@ async def _wanted(
     session: AsyncSession, settings: Settings, catalog: Catalog, caller: Caller, workspace: t.Workspace, asked: str
 ) -> tuple[t.Environment, t.Version]:
     if asked:
-        return await preset.asked(session, settings, catalog, asked) or await environments.resolve(session, caller, asked)
+        return await preset.resolve(session, settings, catalog, caller, asked)
     if workspace.wanted_version_id is not None:
         version = await session.get_one(t.Version, workspace.wanted_version_id)
         return _usable(caller, await session.get_one(t.Environment, version.environment_id), version)
@@ -275,10 +276,8 @@ def picture(version: t.Version) -> Image:
 # The spawn page
 
 
-async def locked(session: AsyncSession, person: t.Person | None, server: str) -> str:
+def locked(have: tuple[t.Environment, t.Version] | None) -> str:
     """Why the environment cannot be chosen; empty when it can."""
-    workspace = await find(session, person, server) if person is not None else None
-    have = await _have(session, workspace) if workspace is not None else None
     if have is None:
         return ""
     return f"This workspace runs {wire.name(*have)}. To use another environment, open it as a workspace of its own."

@@ -14,6 +14,7 @@ from himalia_services.control import environment as environments
 from himalia_services.errors import Unavailable
 from himalia_services.model import environment as values
 from himalia_services.model import names
+from himalia_services.model.caller import Caller
 from himalia_services.model.catalog import Catalog, Preset
 from himalia_services.model.workload import Image
 from himalia_services.settings import Settings
@@ -73,15 +74,17 @@ async def default(session: AsyncSession, settings: Settings, catalog: Catalog) -
     return found
 
 
-async def asked(session: AsyncSession, settings: Settings, catalog: Catalog, text: str) -> tuple[t.Environment, t.Version] | None:
-    """The preset that `text` names without a number; None when it names something else."""
+async def resolve(
+    session: AsyncSession, settings: Settings, catalog: Catalog, caller: Caller, text: str
+) -> tuple[t.Environment, t.Version]:
+    """The Saved version that `text` names; Unavailable when it is a preset that is still being built."""
     for preset in catalog.presets:
-        if text == str(names.Ref(names.PLATFORM, preset.name)):
+        if text.strip() == str(names.Ref(names.PLATFORM, preset.name)):
             found = await current(session, preset.name)
             if found is None:
                 raise building(settings)
             return found
-    return None
+    return await environments.resolve(session, caller, text)
 
 
 def building(settings: Settings) -> Unavailable:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
+from jupyterhub.utils import subdomain_hook_idna
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,6 +16,7 @@ from himalia_services.control import rights
 from himalia_services.model import environment as values
 from himalia_services.model import names
 from himalia_services.model.caller import Caller
+from himalia_services.settings import Settings
 from himalia_services.store import tables as t
 
 _PROGRESS = {
@@ -130,6 +133,74 @@ def _environment(
         versions=[shown[v.id] for v in every] if whole else [],
         created_at=row.created_at,
     )
+
+
+async def workspaces(session: AsyncSession, settings: Settings, rows: Sequence[t.Workspace]) -> list[schema.Workspace]:
+    made_from = await _by_id(session, t.Version, (w.version_id or w.wanted_version_id for w in rows))
+    homes = await _by_id(session, t.Environment, (v.environment_id for v in made_from.values()))
+    history = await histories(session, "workspace", [w.id for w in rows])
+    snapshots = await _snapshots(session, [w.id for w in rows])
+    return [_workspace(w, settings, made_from, homes, snapshots.get(w.id), history.get(w.id, [])) for w in rows]
+
+
+async def workspace(session: AsyncSession, settings: Settings, row: t.Workspace) -> schema.Workspace:
+    return (await workspaces(session, settings, [row]))[0]
+
+
+async def _snapshots(session: AsyncSession, ids: Sequence[str]) -> Mapping[str, schema.Version]:
+    """Each workspace's newest save that people asked for."""
+    rows = await session.scalars(
+        select(t.Version)
+        .join(t.Environment, t.Environment.id == t.Version.environment_id)
+        .where(t.Version.workspace_id.in_(ids), t.Environment.hidden.is_(False), t.Version.deleted_at.is_(None))
+        .order_by(t.Version.created_at)
+    )
+    newest = {row.workspace_id: row for row in rows}
+    return {shown.workspace_id: shown for shown in await versions(session, list(newest.values())) if shown.workspace_id}
+
+
+def _workspace(
+    row: t.Workspace,
+    settings: Settings,
+    made_from: Mapping[str, t.Version],
+    homes: Mapping[str, t.Environment],
+    snapshot: schema.Version | None,
+    history: list[schema.StatusEntry],
+) -> schema.Workspace:
+    version = made_from.get(row.version_id or row.wanted_version_id or "")
+    return schema.Workspace(
+        id=row.id,
+        owner=row.owner,
+        name=row.name,
+        display_name=row.display_name,
+        status=row.status,
+        reason_code=row.reason_code,
+        reason_message=row.reason_message,
+        status_history=history,
+        environment=name(homes[version.environment_id], version) if version else None,
+        digest=version.digest if version else None,
+        machine=row.machine,
+        urls=urls(settings, row),
+        latest_snapshot=snapshot,
+        created_at=row.created_at,
+        started_at=row.started_at,
+    )
+
+
+def urls(settings: Settings, row: t.Workspace) -> schema.WorkspaceUrls:
+    """Where a browser opens a workspace: on its person's own origin."""
+    origin = settings.public_url
+    if settings.routing == "subdomain":
+        origin = f"http://{subdomain_hook_idna(row.owner, settings.domain, 'user')}:{settings.port}"
+    base = f"{origin}/user/{quote(row.owner, safe='@~')}/" + (f"{quote(row.name)}/" if row.name else "")
+    return schema.WorkspaceUrls(lab=f"{base}lab", vscode=f"{base}vscode/", terminal=f"{base}lab?himalia=terminal", tensorboard=f"{base}tensorboard/")
+
+
+def packages(row: t.Version) -> schema.Packages:
+    def listed(manager: str) -> list[schema.Package]:
+        return [schema.Package(name=str(name), version=str(version)) for name, version in row.packages.get(manager) or ()]
+
+    return schema.Packages(dpkg=listed("dpkg"), pip=listed("pip"), conda=listed("conda"))
 
 
 async def _by_id(session: AsyncSession, table: Any, ids: Iterable[str | None]) -> dict[str, Any]:

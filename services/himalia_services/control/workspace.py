@@ -7,12 +7,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from himalia import schema
 from himalia_services.control import environment as environments
-from himalia_services.control import plan, rights, wire
+from himalia_services.control import plan, preset, rights, wire
 from himalia_services.errors import Conflict, Invalid, NotFound
 from himalia_services.model import names
 from himalia_services.model.caller import Caller
 from himalia_services.model.catalog import Catalog
 from himalia_services.model.phases import WORKSPACE
+from himalia_services.settings import Settings
 from himalia_services.store import tables as t
 from himalia_services.store.db import move, record
 from himalia_services.store.tables import now
@@ -28,7 +29,9 @@ async def find(session: AsyncSession, caller: Caller, id: str) -> t.Workspace:
     return row
 
 
-async def create(session: AsyncSession, caller: Caller, catalog: Catalog, request: schema.WorkspaceRequest) -> t.Workspace:
+async def create(
+    session: AsyncSession, settings: Settings, catalog: Catalog, caller: Caller, request: schema.WorkspaceRequest
+) -> t.Workspace:
     """Make a workspace, the default one when it has no name, and start it unless told otherwise."""
     name = names.server_name(request.name) if request.name else ""
     person = await session.get_one(t.Person, caller.person_id)
@@ -40,7 +43,7 @@ async def create(session: AsyncSession, caller: Caller, catalog: Catalog, reques
         raise Invalid(f"A display name has at most {DISPLAY_LONGEST} characters.", code="display_name_too_long")
     row = plan.fresh(person, name, request.display_name or name, catalog.machine(request.machine).name, "Stopped")
     if request.environment:
-        row.wanted_version_id = (await environments.resolve(session, caller, request.environment))[1].id
+        row.wanted_version_id = (await preset.resolve(session, settings, catalog, caller, request.environment))[1].id
     if request.start:
         row.status, row.wanted = "Creating", "start"
     session.add(row)
@@ -49,25 +52,34 @@ async def create(session: AsyncSession, caller: Caller, catalog: Catalog, reques
     return row
 
 
-async def start(session: AsyncSession, caller: Caller, catalog: Catalog, row: t.Workspace, request: schema.StartRequest) -> None:
+async def start(
+    session: AsyncSession, settings: Settings, catalog: Catalog, caller: Caller, row: t.Workspace, request: schema.StartRequest
+) -> None:
     """Start it, with another machine or, before its first start, another environment. One that runs goes on as it is."""
     _refuse_deleting(row)
     if request.environment:
-        environment, version = await environments.resolve(session, caller, request.environment)
-        if row.version_id is None or row.started_at is None:
-            row.wanted_version_id = version.id
-        elif version.id != row.version_id and ":" in request.environment:
-            raise Conflict(
-                f"This workspace has another environment. Save it, or open {wire.name(environment, version)} as a workspace of its own.",
-                code="other_environment",
-                link=f"/workspaces/{row.id}",
-            )
+        await _want(session, row, request.environment, await preset.resolve(session, settings, catalog, caller, request.environment))
     if request.machine:
         row.machine = catalog.machine(request.machine).name
     if row.status in ("Running", "Starting", "Creating") and row.wanted != "stop":
         return
     row.wanted, row.wake_at = "start", now()
     move(session, "workspace", row, "Starting", owner=row, actor=caller.name)
+
+
+async def _want(session: AsyncSession, row: t.Workspace, asked: str, found: tuple[t.Environment, t.Version]) -> None:
+    environment, version = found
+    if row.version_id is None or row.started_at is None:
+        row.wanted_version_id = version.id
+        return
+    have = await session.get_one(t.Version, row.version_id)
+    home = await session.get_one(t.Environment, have.environment_id)
+    if have.id != version.id and (home.id != environment.id or asked != wire.name(environment)):
+        raise Conflict(
+            f"This workspace runs {wire.name(home, have)}. Save it, or open {wire.name(environment, version)} as a workspace of its own.",
+            code="other_environment",
+            link=f"/workspaces/{row.id}",
+        )
 
 
 def stop(session: AsyncSession, caller: Caller, row: t.Workspace) -> None:
