@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from himalia_services.model.phases import WORKSPACE
 from himalia_services.model.workload import Mount
 
 
@@ -28,7 +29,7 @@ class Change:
 def conclude(status: str, seen: Seen | None) -> Change | None:
     """What a workspace's status becomes by what the hub says; None when it stays. The spawner's own words come first and say more."""
     now = _status(seen)
-    if now == status or status == "Deleting":
+    if now not in WORKSPACE[status]:
         return None
     if now != "Stopped":
         return Change(now)
