@@ -224,8 +224,7 @@ class FakeEngine:
             raise EngineError(f"The image {workload.image.repository} is no longer there.", code="image_gone")
         there = self.workloads.get(workload.id)
         if there is None:
-            pack = workload.input.pack.read_bytes() if workload.input and workload.input.pack else None
-            there = FakeWorkload(workload, {k: FakeWorker() for k in range(workload.count)}, pack)
+            there = FakeWorkload(workload, {k: FakeWorker() for k in range(workload.count)}, _read(workload))
             self.workloads[workload.id] = there
             self._script(workload.id).applied(self, workload.id)
         self._raise(late)
@@ -277,7 +276,7 @@ class FakeEngine:
         it = self.workloads.get(id)
         if it is None or worker not in it.workers:
             raise EngineError(f"The container of {id} is gone, and the files it made with it.", code="engine_lost")
-        data = folder_tar({**_unpack(it.pack), **it.workers[worker].files})
+        data = folder_tar({**unpack(it.pack), **it.workers[worker].files})
         for start in range(0, len(data), 4096):
             yield data[start : start + 4096]
 
@@ -348,7 +347,16 @@ def folder_tar(files: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _unpack(pack: bytes | None) -> dict[str, bytes]:
+def _read(workload: Workload) -> bytes | None:
+    if workload.input is None or workload.input.pack is None:
+        return None
+    try:
+        return workload.input.pack.read_bytes()
+    except FileNotFoundError:
+        raise EngineError("The input of this job is no longer kept.", code="input_gone") from None
+
+
+def unpack(pack: bytes | None) -> dict[str, bytes]:
     if pack is None:
         return {}
     files: dict[str, bytes] = {}

@@ -138,8 +138,10 @@ def plain(source: BinaryIO | None) -> Iterator[bytes]:
     with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as out:  # type: ignore[call-overload]
         out.addfile(_ours(tarfile.TarInfo(FOLDER), tarfile.DIRTYPE, 0o755))
         if source is not None:
+            folders: set[str] = {""}
             with _reading(source) as tar:
                 for member in _members(tar):
+                    _lead(_name(member.name), folders, out)
                     _copy(tar, member, out)
                     yield sink.take()
     yield sink.take()
@@ -302,6 +304,18 @@ def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
         yield data
     if left:
         raise EOFError
+
+
+def _lead(name: str, folders: set[str], out: tarfile.TarFile) -> None:
+    """Folders a pack does not name: whoever unpacks it would make them root's."""
+    parent = posixpath.dirname(name)
+    missing = []
+    while parent not in folders:
+        folders.add(parent)
+        missing.append(parent)
+        parent = posixpath.dirname(parent)
+    for folder in reversed(missing):
+        out.addfile(_ours(tarfile.TarInfo(f"{FOLDER}/{folder}"), tarfile.DIRTYPE, 0o755))
 
 
 def _copy(tar: tarfile.TarFile, member: tarfile.TarInfo, out: tarfile.TarFile) -> None:

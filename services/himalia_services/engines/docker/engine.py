@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 import aiodocker
 import aiohttp
@@ -45,6 +46,7 @@ from himalia_services.model.workload import (
 
 CHUNK = 256 << 10
 RESULT_BYTES = 4 << 20
+NAME_TRIES, NAME_PAUSE = 50, 0.1
 #: An image of nothing: containers of it never start, they only hold a volume while its owner is set.
 EMPTY = "himalia/empty:1"
 #: What aiodocker calls "cannot connect", and what a proxy or a daemon that is going down answers.
@@ -231,8 +233,15 @@ class DockerEngine:
         except Refused as error:
             if error.answer != 409:
                 raise EngineError(error.detail, code="start_failed") from None
-            if await self._inspect(name) is None:
-                raise EngineUnavailable(f"Docker is still removing an earlier {name}.") from None
+            await self._until_there(name)
+
+    async def _until_there(self, name: str) -> None:
+        """A name is taken a moment before its container can be seen, and a moment after it is gone."""
+        for _ in range(NAME_TRIES):
+            if await self._inspect(name) is not None:
+                return
+            await asyncio.sleep(NAME_PAUSE)
+        raise EngineUnavailable(f"Docker is still making or removing an earlier {name}.")
 
     async def _fill(self, name: str, input: Path | None) -> None:
         try:
@@ -444,7 +453,7 @@ def _write_spec(folder: Path, spec: Mapping[str, object]) -> None:
     for path in (folder.parent, folder):
         path.mkdir(parents=True, exist_ok=True)
         path.chmod(0o755)
-    unfinished = folder / ".spec.json"
+    unfinished = folder / f".spec-{uuid4().hex}.json"
     unfinished.write_text(json.dumps(spec))
     unfinished.replace(folder / "spec.json")
 
