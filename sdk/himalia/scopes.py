@@ -20,7 +20,10 @@ def _definitions() -> dict[str, dict[str, object]]:
     for noun in (*NOUNS, "usage"):
         found[read(noun)] = {"description": f"See {noun}"}
         found[write(noun)] = {"description": f"See and change {noun}", "subscopes": [read(noun)]}
-    found[ADMIN] = {"description": "See and change everything in Himalia", "subscopes": [write(noun) for noun in (*NOUNS, "usage")]}
+    found[ADMIN] = {
+        "description": "See and change everything in Himalia",
+        "subscopes": [write(noun) for noun in (*NOUNS, "usage")],
+    }
     return found
 
 

@@ -82,7 +82,13 @@ class Hub:
     """The hub by its REST API, with the service's own token for background work and people's tokens only to ask whose they are."""
 
     def __init__(
-        self, api_url: str, token: str, *, public_url: str, callback_url: str, clock: Callable[[], float] = time.monotonic
+        self,
+        api_url: str,
+        token: str,
+        *,
+        public_url: str,
+        callback_url: str,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.public_url = public_url
         self.callback_url = callback_url
@@ -169,18 +175,20 @@ class Hub:
     def token_page(self) -> str:
         return f"{self.public_url}/hub/token"
 
-    async def token_for_code(self, code: str, challenge: Challenge) -> str:
+    async def token_for_code(self, code: str, verifier: str) -> str:
         form = {
             "client_id": CLIENT_ID,
             "client_secret": self._token,
             "grant_type": "authorization_code",
             "code": code,
             "redirect_uri": self.callback_url,
-            "code_verifier": challenge.verifier,
+            "code_verifier": verifier,
         }
         answer = await self._send("POST", "/oauth2/token", data=form)
         if 400 <= answer.status_code < 500:
-            raise Unauthorized("The hub did not accept this login; it may have taken too long. Log in again.", code="login_failed")
+            raise Unauthorized(
+                "The hub did not accept this login; it may have taken too long. Log in again.", code="login_failed"
+            )
         token = self._read(answer).get("access_token")
         if not token:
             raise HubUnavailable("The hub answered a login without a token.")
@@ -218,13 +226,17 @@ class Hub:
         person = await self.user(user)
         return person.servers.get(name) if person else None
 
-    async def make(self, user: str, name: str, *, display_name: str = "", user_options: Mapping[str, Any] | None = None) -> None:
+    async def make(
+        self, user: str, name: str, *, display_name: str = "", user_options: Mapping[str, Any] | None = None
+    ) -> None:
         """A named server that is not started; success when it is there already."""
         answer = await self._send("PUT", _server(user, name), json=_body(display_name, user_options))
         if answer.status_code != 409:
             self._read(answer)
 
-    async def start(self, user: str, name: str = "", *, display_name: str = "", user_options: Mapping[str, Any] | None = None) -> None:
+    async def start(
+        self, user: str, name: str = "", *, display_name: str = "", user_options: Mapping[str, Any] | None = None
+    ) -> None:
         """Ask for a start; returns when it is on its way. Success when it runs or starts already.
 
         The hub's word about a failed start is not believed before its word about the server (it answers 500 for starts that go on).
@@ -272,7 +284,9 @@ class Hub:
         except ValueError as error:
             if answer.headers.get("Content-Type", "").startswith("text/plain"):
                 return {}
-            raise HubUnavailable("JupyterHub gave an answer that nobody can read. Try again in a few seconds.") from error
+            raise HubUnavailable(
+                "JupyterHub gave an answer that nobody can read. Try again in a few seconds."
+            ) from error
 
 
 def _user(model: Mapping[str, Any]) -> User:
@@ -318,7 +332,10 @@ def _refusal(answer: httpx.Response) -> HimaliaError:
     if status == 404:
         return NotFound(message or "JupyterHub does not know this.", code="hub_not_found")
     if status in (401, 403):
-        return HubUnavailable("JupyterHub does not accept the control plane's token. `himalia down && himalia up` gives both the same.", code="hub_refused")
+        return HubUnavailable(
+            "JupyterHub does not accept the control plane's token. `himalia down && himalia up` gives both the same.",
+            code="hub_refused",
+        )
     if status < 500:
         return Conflict(message or "JupyterHub refused.", code="hub_refused")
     return HubUnavailable(message or "JupyterHub has an error of its own. Try again; its log says more.")

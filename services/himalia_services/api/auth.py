@@ -72,8 +72,20 @@ def credential(connection: HTTPConnection, seal: Seal) -> Credential | None:
     if (header := connection.headers.get("Authorization")) is not None:
         found = _HEADER.fullmatch(header)
         return Credential(found[1], "token") if found else None
-    token = seal.open(connection.cookies.get(COOKIE, "")).get("t")
-    return Credential(token, "cookie") if token else None
+    logins = {token for sealed in _cookies(connection, COOKIE) if (token := seal.open(sealed).get("t"))}
+    if len(logins) > 1:
+        # a page on another host below the same domain can set a cookie for us too, and nothing tells which is ours
+        raise Forbidden(
+            "The browser sent two logins at once. Delete the cookies of this site and log in again.",
+            code="cookie_twice",
+        )
+    return Credential(logins.pop(), "cookie") if logins else None
+
+
+def _cookies(connection: HTTPConnection, name: str) -> list[str]:
+    """Every value of a cookie that came more than once."""
+    pairs = (pair.partition("=") for header in connection.headers.getlist("Cookie") for pair in header.split(";"))
+    return [value.strip().strip('"') for key, _, value in pairs if key.strip() == name]
 
 
 def browsing(method: str, connection: HTTPConnection) -> bool:
@@ -92,19 +104,28 @@ async def identity(request: Request, parts: Parts) -> tuple[Identity, Credential
     if given.via == "cookie" and not browsing(request.method, request):
         sent = request.headers.get(XSRF_HEADER, "")
         if not hmac.compare_digest(sent.encode(), seal.xsrf(given.token).encode()):
-            raise Forbidden("A request with the login's cookie needs the header X-XSRFToken of the page it comes from. Reload the page.", code="xsrf")
+            raise Forbidden(
+                "A request with the login's cookie needs the header X-XSRFToken of the page it comes from. Reload the page.",
+                code="xsrf",
+            )
     found = await parts.hub.identify(given.token, request.cookies.get(SESSION_COOKIE, ""))
     if found is None:
-        raise Unauthorized("The hub does not know this token: it may be revoked or expired. Log in again.", code="token_unknown")
+        raise Unauthorized(
+            "The hub does not know this token: it may be revoked or expired. Log in again.", code="token_unknown"
+        )
     if found.kind != "user":
         raise Forbidden("This is a token of a service; Himalia takes tokens of people.", code="not_a_person")
     if ENTER.isdisjoint(found.scopes):
-        raise Forbidden(f"This token may not use Himalia: it lacks the scope access:services!service={SERVICE}.", code="scope")
+        raise Forbidden(
+            f"This token may not use Himalia: it lacks the scope access:services!service={SERVICE}.", code="scope"
+        )
     return found, given
 
 
 async def caller(
-    request: Request, parts: Deps, _documented: Annotated[object, Depends(HTTPBearer(auto_error=False, scheme_name="token"))] = None
+    request: Request,
+    parts: Deps,
+    _documented: Annotated[object, Depends(HTTPBearer(auto_error=False, scheme_name="token"))] = None,
 ) -> Caller:
     """Any person whose token may enter."""
     found, given = await identity(request, parts)
@@ -137,7 +158,11 @@ def needs(scope: str) -> Callable[[Caller], Caller]:
 
     def dependency(caller: Asking) -> Caller:
         if not caller.may(full):
-            raise Forbidden(f"This token may not do this: it lacks the scope {full}. Make one with it on the hub's token page.", code="scope", scope=full)
+            raise Forbidden(
+                f"This token may not do this: it lacks the scope {full}. Make one with it on the hub's token page.",
+                code="scope",
+                scope=full,
+            )
         return caller
 
     return dependency

@@ -26,7 +26,9 @@ def mark(id: int) -> bytes:
     return f"id: {id}\n\n".encode()
 
 
-def response(request: Request, source: AsyncGenerator[bytes], *, alive: Callable[[], Awaitable[bool]] | None = None) -> StreamingResponse:
+def response(
+    request: Request, source: AsyncGenerator[bytes], *, alive: Callable[[], Awaitable[bool]] | None = None
+) -> StreamingResponse:
     """`source` as an answer of text/event-stream. A comment each 15 s; it ends with the source, when the platform shuts down,
     and when `alive` (asked as often) says no more."""
     return StreamingResponse(
@@ -36,7 +38,9 @@ def response(request: Request, source: AsyncGenerator[bytes], *, alive: Callable
     )
 
 
-async def _kept(source: AsyncGenerator[bytes], closing: asyncio.Event, alive: Callable[[], Awaitable[bool]] | None) -> AsyncGenerator[bytes]:
+async def _kept(
+    source: AsyncGenerator[bytes], closing: asyncio.Event, alive: Callable[[], Awaitable[bool]] | None
+) -> AsyncGenerator[bytes]:
     loop = asyncio.get_running_loop()
     asked = spoke = loop.time()
     closed = asyncio.ensure_future(closing.wait())

@@ -43,5 +43,9 @@ async def remember(session: AsyncSession, caller: Caller, key: Key, target: str)
     """Keep what the key made, so that `replay` finds it. Without a key nothing is kept."""
     if not key.key:
         return
-    await session.execute(delete(t.Idempotency).where(t.Idempotency.owner_id == caller.person_id, t.Idempotency.created_at < t.now() - KEPT))
+    await session.execute(
+        delete(t.Idempotency).where(
+            t.Idempotency.owner_id == caller.person_id, t.Idempotency.created_at < t.now() - KEPT
+        )
+    )
     session.add(t.Idempotency(owner_id=caller.person_id, key=key.key, request=key.request, target=target))

@@ -104,9 +104,13 @@ def _preset(entry: Any) -> Preset:
 
 def _name(kind: str, entry: Any, known: frozenset[str]) -> str:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str) or not _NAME.fullmatch(entry["name"]):
-        raise CatalogError(f"Each {kind} of the catalog has a `name` of small letters, digits and dashes; this has not: {entry!r}")
+        raise CatalogError(
+            f"Each {kind} of the catalog has a `name` of small letters, digits and dashes; this has not: {entry!r}"
+        )
     if odd := sorted(str(k) for k in set(entry) - known):
-        raise CatalogError(f"{kind.capitalize()} {entry['name']}: nobody knows `{odd[0]}`. It takes {', '.join(sorted(known))}.")
+        raise CatalogError(
+            f"{kind.capitalize()} {entry['name']}: nobody knows `{odd[0]}`. It takes {', '.join(sorted(known))}."
+        )
     return entry["name"]
 
 

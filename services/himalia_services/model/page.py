@@ -33,7 +33,10 @@ class Cursor:
             if created_at.tzinfo is None or not isinstance(id, str):
                 raise ValueError(token)
         except (ValueError, TypeError, binascii.Error, RecursionError) as error:
-            raise Invalid("This page_token is not one of ours. Take `next_token` of the page before, or begin without.", code="page_token") from error
+            raise Invalid(
+                "This page_token is not one of ours. Take `next_token` of the page before, or begin without.",
+                code="page_token",
+            ) from error
         return cls(created_at, id)
 
 
