@@ -16,8 +16,9 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from himalia_services.errors import HimaliaError
 from himalia_services.snapshot import changes, layer
@@ -68,11 +69,19 @@ class Captured:
 Say = Callable[[Mapping[str, object]], None]
 
 
-@dataclass
-class _Spool:
+@dataclass(frozen=True)
+class Spool:
+    """Descriptors of a spool's files."""
+
     live: int
     final: int
     spill: int
+
+
+class Standstill(Protocol):
+    """What stops the container for a moment: `Switch`."""
+
+    def frozen(self) -> AbstractContextManager[None]: ...
 
 
 @dataclass
@@ -87,14 +96,14 @@ class _Reading:
     frozen_s: float = 0.0
     passes: int = 0
 
-    def read(self, *, still: bool) -> None:
+    def pass_over(self, *, still: bool) -> None:
         since = time.time_ns()
         # a page that is mapped and dirty takes writes without a trace in ctime; written back, the next write leaves one
         _syncfs(self.root)
         self.records = sweep(self.root, self.exclusions, self.records, LiveSink(self.store, still=still), since)
         self.passes += 1
 
-    def freeze(self, switch: Switch) -> None:
+    def freeze(self, switch: Standstill) -> None:
         """The tree as it is at one moment: what changed since the last pass is read while nothing moves."""
         while True:
             sink = FrozenSink(self.spill, _FROZEN_BYTES if self.passes < _PASSES else None)
@@ -103,7 +112,7 @@ class _Reading:
                 with switch.frozen():
                     records = sweep(self.root, self.exclusions, self.records, sink, 0)
             except TooMuch:
-                self.read(still=False)
+                self.pass_over(still=False)
                 continue
             finally:
                 self.frozen_s = max(self.frozen_s, time.monotonic() - began)
@@ -126,7 +135,7 @@ class _Reading:
 def capture(request: Request, say: Say) -> Captured:
     """Read the changes of the container into the spool's files."""
     with ExitStack() as stack:
-        spool = _Spool(*(_open(stack, os.path.join(request.spool, name)) for name in (LIVE, FINAL, SPILL)))
+        spool = Spool(*(_open(stack, os.path.join(request.spool, name)) for name in (LIVE, FINAL, SPILL)))
         switch = None
         if request.pid and not request.paused and changes.belongs(request.pid, request.container):
             switch = Switch(freezer(request.pid))
@@ -137,16 +146,23 @@ def capture(request: Request, say: Say) -> Captured:
         )
         root = os.open(found.upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, root)
-        store = Store(spool.live, lambda size: say({"spooled": size}))
-        stack.callback(store.close)
-        reading = _Reading(root, changes.exclusions(request.excluded, found.mounts), store, spool.spill)
-        reading.read(still=switch is None)
+        return read(root, changes.exclusions(request.excluded, found.mounts), spool, say, switch)
+
+
+def read(root: int, exclusions: Exclusions, spool: Spool, say: Say, switch: Standstill | None) -> Captured:
+    """The tree below `root` as a layer in the spool; without a switch nothing moves in it."""
+    store = Store(spool.live, lambda size: say({"spooled": size}))
+    try:
+        reading = _Reading(root, exclusions, store, spool.spill)
+        reading.pass_over(still=switch is None)
         if switch is not None:
             reading.freeze(switch)
         return _finish(reading, spool, say)
+    finally:
+        store.close()
 
 
-def _finish(reading: _Reading, spool: _Spool, say: Say) -> Captured:
+def _finish(reading: _Reading, spool: Spool, say: Say) -> Captured:
     store, plan = reading.store, reading.plan()
     whole = [(0, store.tell())] if store.tell() else []
     if plan == whole:

@@ -207,7 +207,7 @@ def _pad(size: int) -> bytes:
 
 async def _reader_image(docker: aiodocker.Docker) -> str:
     with _answers():
-        found = await docker.images.list(filters=json.dumps({"reference": [READER]}))
+        found = await docker.images.list(filters={"reference": [READER]})
     if not found:
         raise EngineError(
             f"Saving without root takes the platform's own image {READER}, and the engine does not have it. Run `himalia up`."
