@@ -118,7 +118,7 @@ class TestWebSocket:
                 await asyncio.to_thread(opened, url)
 
     async def test_a_message_in_pieces_is_one_message_and_a_ping_between_them_is_answered(self) -> None:
-        pongs: list[tuple[bytes, int]] = []
+        pongs: asyncio.Queue[tuple[bytes, int]] = asyncio.Queue()
 
         async def raw(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             import base64
@@ -136,7 +136,7 @@ class TestWebSocket:
             writer.write(b"\x01\x03one" + b"\x89\x01!" + b"\x00\x01 " + b"\x80\x03two")
             await writer.drain()
             head, mask, payload = await reader.readexactly(2), await reader.readexactly(4), await reader.readexactly(1)
-            pongs.append((head, payload[0] ^ mask[0]))
+            pongs.put_nowait((head, payload[0] ^ mask[0]))
             await reader.read()
             writer.close()
 
@@ -147,7 +147,7 @@ class TestWebSocket:
         listening = await asyncio.start_server(raw, "127.0.0.1", 0)
         async with listening:
             assert await asyncio.to_thread(client, listening.sockets[0].getsockname()[1]) == "one two"
-        assert pongs == [(b"\x8a\x81", ord("!"))]
+            assert await pongs.get() == [(b"\x8a\x81", ord("!"))]
 
 
 def says(parent: dict[str, Any], kind: str, **content: Any) -> str:
