@@ -30,6 +30,7 @@ class Database:
     async def read(self) -> AsyncGenerator[AsyncSession]:
         async with self._sessions() as session:
             yield session
+            session.expunge_all()  # rows that were read stay readable; a rollback would empty them
             await session.rollback()
 
     @asynccontextmanager
