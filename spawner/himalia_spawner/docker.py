@@ -194,7 +194,8 @@ class HimaliaDockerSpawner(WorkspaceMixin, DockerSpawner):
         return dict(rendered or {})
 
     def _hostname(self) -> str:
-        return f"{self.user.dns_safe_name}-{self.name}"[:63].rstrip("-")
+        label = self.user.domain.partition(".")[0]  # the hub makes it safe and unique
+        return f"{label}-{self.name}"[:63].rstrip("-")
 
     async def _image(self, plan: Json) -> str:
         """What this engine calls the plan's image: the config's digest, or with containerd's store the manifest's; else it is pulled."""

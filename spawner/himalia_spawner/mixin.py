@@ -17,6 +17,7 @@ from typing import Any
 
 from jupyterhub.spawner import Spawner, SpawnException
 from jupyterhub.utils import isoformat
+from sqlalchemy.orm import object_session
 from tornado import web
 from traitlets import Float, Instance, default
 
@@ -224,7 +225,9 @@ class WorkspaceMixin(Spawner):
         self.settle(plan)
         # kept at once: a hub killed during the start must still know which container is this server's
         self.orm_spawner.state = self.get_state()
-        self.db.commit()
+        session = object_session(self.orm_spawner)
+        if session is not None:
+            session.commit()
 
     def _last_plan(self, error: Away) -> Json:
         if self.plan is None:

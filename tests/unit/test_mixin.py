@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import types
+from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyterhub import orm
 from jupyterhub.spawner import Spawner, SpawnException
 from tornado import web
 
@@ -64,13 +66,6 @@ class Workspace(WorkspaceMixin, Recorded):
         self.discarded += 1
 
 
-class Row(types.SimpleNamespace):
-    """As much of the hub's row and session as a spawner touches."""
-
-    def commit(self) -> None:
-        self.commits = getattr(self, "commits", 0) + 1
-
-
 @pytest.fixture
 def control():
     return ScriptedControl()
@@ -85,14 +80,26 @@ def place(tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def workspace(place: Place) -> Workspace:
+def row() -> Iterator[orm.Spawner]:
+    """Ada's default server as the hub keeps it, in a database of its own."""
+    with orm.new_session_factory("sqlite://")() as session:
+        ada = orm.User(name="ada", created=datetime(2026, 11, 23, 12, 0, 0))
+        spawner = orm.Spawner(name="", user=ada)
+        session.add_all([ada, orm.Group(name="vision", users=[ada]), spawner])
+        session.commit()
+        yield spawner
+        session.get_bind().dispose()
+
+
+@pytest.fixture
+def workspace(place: Place, row: orm.Spawner) -> Workspace:
     hub = types.SimpleNamespace(public_host="", api_url="http://192.0.2.1:18081/hub/api", base_url="/hub/")
     user = types.SimpleNamespace(
         name="ada",
         escaped_name="ada",
-        created=datetime(2026, 11, 23, 12, 0, 0),
+        created=row.user.created,
         admin=False,
-        groups=[types.SimpleNamespace(name="vision")],
+        groups=row.user.groups,
         url="/user/ada/",
     )
     spawner = Workspace(
@@ -100,8 +107,7 @@ def workspace(place: Place) -> Workspace:
         hub=hub,
         place=place,
         plans=PlanService(place.internal_socket, place.home / "secrets" / "internal-token"),
-        orm_spawner=Row(name="", display_name="", state={}, server=None, user_options={}),
-        _deprecated_db_session=Row(),
+        orm_spawner=row,
         oauth_client_id="jupyterhub-user-ada",
         wait_seconds=0.01,
         outage_seconds=0.05,
