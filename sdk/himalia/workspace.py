@@ -253,10 +253,8 @@ class Workspaces:
 
 
 def failed_save(version: Version) -> SaveFailed:
-    error = SaveFailed(
-        f"Saving {version.ref} failed: {version.reason_message or version.reason_code or 'no reason was given'}. Your workspace is as it was.",
-        code=version.reason_code,
-    )
+    reason = (version.reason_message or version.reason_code or "no reason was given").rstrip(".")
+    error = SaveFailed(f"Saving {version.ref} failed: {reason}. Your workspace is as it was.", code=version.reason_code)
     error.version = version
     return error
 

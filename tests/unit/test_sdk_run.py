@@ -147,7 +147,7 @@ class TestWebSocket:
         listening = await asyncio.start_server(raw, "127.0.0.1", 0)
         async with listening:
             assert await asyncio.to_thread(client, listening.sockets[0].getsockname()[1]) == "one two"
-            assert await pongs.get() == [(b"\x8a\x81", ord("!"))]
+            assert await pongs.get() == (b"\x8a\x81", ord("!"))
 
 
 def says(parent: dict[str, Any], kind: str, **content: Any) -> str:
