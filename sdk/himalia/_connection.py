@@ -85,7 +85,7 @@ def to_wire(value: Any) -> dict[str, Any]:
 class Connection:
     """Calls of one login. `patience` is how many seconds a call that may be repeated waits out a platform that restarts."""
 
-    def __init__(self, login: Login, *, patience: float = 4.0) -> None:
+    def __init__(self, login: Login, *, patience: float = 6.0) -> None:
         self.login = login
         self.patience = patience
         self._http: httpx.Client | None = None

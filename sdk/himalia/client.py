@@ -18,7 +18,7 @@ from himalia.workspace import Workspaces
 class Himalia:
     """What one person may do on one platform. Threads may share it; no call is made before the first verb."""
 
-    def __init__(self, login: Login, *, environ: Mapping[str, str] | None = None, patience: float = 4.0) -> None:
+    def __init__(self, login: Login, *, environ: Mapping[str, str] | None = None, patience: float = 6.0) -> None:
         self.login = login
         self.environ = os.environ if environ is None else environ
         self.connection = Connection(login, patience=patience)
@@ -62,7 +62,7 @@ class Himalia:
         return [from_wire(Machine, item) for item in self.connection.items("/machines")]
 
 
-def connect(url: str | None = None, token: str | None = None, *, patience: float = 4.0) -> Himalia:
+def connect(url: str | None = None, token: str | None = None, *, patience: float = 6.0) -> Himalia:
     """A client. Without arguments: `HIMALIA_URL` and `HIMALIA_TOKEN`, else the workspace this runs in, else the stored login.
 
     `patience` is how many seconds a call waits out a platform that restarts before it raises Unavailable.

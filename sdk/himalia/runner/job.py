@@ -17,6 +17,8 @@ from himalia.runner.process import JOVYAN, Ending, User
 
 FOLDER = Path("/run/himalia/workload")
 SCRATCH = Path("/run/himalia/job")
+#: Whose unmet requirements explain a kernel that does not start.
+KERNEL_PACKAGES = ("comm", "ipykernel", "ipython", "jupyter_client", "jupyter-client", "jupyter_core", "jupyter-core")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,25 +109,36 @@ def notebook_command(spec: Spec, parameters: Path) -> list[str]:
     ]
 
 
-def kernel_fault(env: Mapping[str, str], user: User | None = JOVYAN) -> str:
-    """Why the default kernel cannot start, in the words of its last line; empty when it can."""
-    check = "import ipykernel.kernelapp"
+def kernel_fault(env: Mapping[str, str], user: User = JOVYAN) -> str:
+    """Why the default kernel cannot start: the last line of its complaint and what pip says of it; empty when it can."""
+    code, output = _venv_python(["-c", "import ipykernel.kernelapp"], env, user)
+    if code == 0:
+        return ""
+    lines = output.strip().splitlines()
+    fault = lines[-1].strip() if lines else f"it ended with {code}"
+    _, conflicts = _venv_python(["-m", "pip", "check"], env, user)
+    named = [line.rstrip(".") for line in conflicts.splitlines() if line.split(" ")[0] in KERNEL_PACKAGES]
+    return f"{fault} ({'; '.join(named)})" if named else fault
+
+
+def _venv_python(arguments: list[str], env: Mapping[str, str], user: User) -> tuple[int, str]:
+    as_user = os.geteuid() == 0
     try:
-        tried = subprocess.run(
-            [str(surroundings.VENV / "bin/python"), "-c", check],
-            env=dict(env),
-            user=user.uid if user and os.geteuid() == 0 else None,
-            group=user.gid if user and os.geteuid() == 0 else None,
+        done = subprocess.run(
+            [str(surroundings.VENV / "bin/python"), *arguments],
+            env={**env, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+            user=user.uid if as_user else None,
+            group=user.gid if as_user else None,
+            extra_groups=[user.gid] if as_user else None,
             cwd="/",
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             timeout=60,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    lines = tried.stderr.decode(errors="replace").strip().splitlines()
-    return (lines[-1] if lines else f"it ended with {tried.returncode}") if tried.returncode else ""
+        return 1, str(error)
+    return done.returncode, done.stdout.decode(errors="replace")
 
 
 def repair(fault: str) -> str:
