@@ -11,11 +11,11 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound
 from docker.types import LogConfig, Mount
 from dockerspawner import DockerSpawner
-from jupyterhub.spawner import SpawnException
 from traitlets import default
 
 from himalia_spawner.mixin import Ended, WorkspaceMixin
 from himalia_spawner.plan import Json
+from himalia_spawner.refusal import NotStarted
 
 RUN_FOLDER = "/run/himalia/workspace"
 ENTRYPOINT = ["/opt/himalia/bin/himalia-run"]
@@ -112,7 +112,7 @@ class HimaliaDockerSpawner(WorkspaceMixin, DockerSpawner):
         try:
             return await super().start()
         except (DockerException, requests.RequestException) as error:
-            raise SpawnException(
+            raise NotStarted(
                 f"Docker did not start the workspace: {_sentence(error)}", reason="engine", status_code=502
             ) from error
 

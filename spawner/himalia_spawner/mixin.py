@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jupyterhub.spawner import Spawner, SpawnException
+from jupyterhub.spawner import Spawner
 from jupyterhub.utils import isoformat
 from sqlalchemy.orm import object_session
 from tornado import web
@@ -24,6 +24,7 @@ from traitlets import Float, Instance, default
 from himalia_spawner import options
 from himalia_spawner.place import Place
 from himalia_spawner.plan import Away, Json, PlanService, Refused
+from himalia_spawner.refusal import NotStarted
 
 SAVING = {
     "Committing": "Keeping what you installed: reading the changes",
@@ -205,7 +206,7 @@ class WorkspaceMixin(Spawner):
             except Refused as refusal:
                 away_since = None
                 if refusal.code != "image_building":
-                    raise SpawnException(str(refusal), reason=refusal.code, status_code=refusal.status) from refusal
+                    raise NotStarted(str(refusal), reason=refusal.code, status_code=refusal.status) from refusal
                 self._show_build(refusal)
                 waited = True
             await asyncio.sleep(self.wait_seconds)
@@ -231,7 +232,7 @@ class WorkspaceMixin(Spawner):
 
     def _last_plan(self, error: Away) -> Json:
         if self.plan is None:
-            raise SpawnException(
+            raise NotStarted(
                 f"The workspace cannot start yet: {error}. Try again in a few seconds; an admin sees what is wrong with `himalia status`.",
                 reason="control_plane_away",
                 status_code=503,
@@ -244,7 +245,7 @@ class WorkspaceMixin(Spawner):
     def _show_build(self, refusal: Refused) -> None:
         progress = refusal.problem.get("progress") or {}
         if progress.get("error"):
-            raise SpawnException(
+            raise NotStarted(
                 f"The image of this environment could not be built: {progress['error']}",
                 reason="image_building",
                 status_code=503,
@@ -287,8 +288,8 @@ class WorkspaceMixin(Spawner):
             await asyncio.sleep(self.wait_seconds)
 
     @staticmethod
-    def _unkept(why: str) -> SpawnException:
-        return SpawnException(
+    def _unkept(why: str) -> NotStarted:
+        return NotStarted(
             f"The workspace's folders changed, so its container has to be made anew, and what you installed in it could not be kept first: {why} "
             "Nothing was changed. Try again, or ask an admin.",
             reason="not_preserved",
@@ -396,7 +397,7 @@ class WorkspaceMixin(Spawner):
 
     def options_from_query(self, query_data: dict[str, list[str]]) -> Any:
         """A link only preselects: somebody else's environment must not start because a page was opened."""
-        raise SpawnException("Check what you are about to start.", reason="confirm", status_code=200)
+        raise NotStarted("Check what you are about to start.", reason="confirm", status_code=200)
 
     async def render_form(self) -> str:
         wanted = {name: self._asked(f"opt-{name}") for name in options.FIELDS}

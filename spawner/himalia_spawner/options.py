@@ -9,24 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
-from jupyterhub.spawner import SpawnException
+
+from himalia_spawner.refusal import NotStarted
 
 FIELDS = ("environment", "machine")
 LONGEST = 400  # an owner, a name and a digest fit
 
 
 def chosen(options: Mapping[str, Any]) -> dict[str, str]:
-    """The options a start may use, or SpawnException: they may come from anywhere and are kept between starts."""
+    """The options a start may use, or NotStarted: they may come from anywhere and are kept between starts."""
     unknown = sorted(str(name) for name in set(options) - set(FIELDS))
     if unknown:
-        raise SpawnException(
+        raise NotStarted(
             f"A workspace has no option {', '.join(unknown)[:80]}; it takes environment and machine.",
             reason="unknown_option",
             status_code=422,
         )
     for name, value in options.items():
         if not isinstance(value, str) or len(value) > LONGEST:
-            raise SpawnException(f"The option {name} must be a short text.", reason="invalid_option", status_code=422)
+            raise NotStarted(f"The option {name} must be a short text.", reason="invalid_option", status_code=422)
     return {name: value for name, value in options.items() if value}
 
 

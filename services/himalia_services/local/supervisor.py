@@ -86,7 +86,7 @@ class Keeper:
     def __init__(self, home: Home, service: Service) -> None:
         self.home = home
         self.service = service
-        self.there = asyncio.Event()  # it listened once
+        self.there = asyncio.Event()  # it listened once, or ended without: others need not wait longer
         self.child: subprocess.Popen[bytes] | None = None  # None when it was taken over
 
     async def keep(self) -> None:
@@ -106,6 +106,7 @@ class Keeper:
             greeting = asyncio.create_task(self._greet())
             await gone(running)
             greeting.cancel()
+            self.there.set()
             code = f" with {self.child.wait()}" if self.child else ""
             delay = FIRST_DELAY if clock() - began > STEADY_SECONDS else min(delay * 2, LONGEST_DELAY)
             say(f"{self.service.name} ended{code}; starting it again in {delay:g} s")
