@@ -338,7 +338,7 @@ def _refusal(answer: httpx.Response) -> HimaliaError:
         )
     if status < 500:
         return Conflict(message or "JupyterHub refused.", code="hub_refused")
-    return HubUnavailable(message or "JupyterHub has an error of its own. Try again; its log says more.")
+    return HubUnavailable(f"JupyterHub has an error of its own ({message or status}). Try again; its log says more.")
 
 
 def _message(answer: httpx.Response) -> str:

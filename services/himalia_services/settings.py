@@ -16,6 +16,8 @@ SERVICE = "himalia"
 DEFAULT_DOMAIN = "himalia.localhost"
 #: Below this path of the service's origin is everything of ours.
 SERVICE_PATH = f"/services/{SERVICE}"
+#: Who the control plane is to the platform's own registry.
+REGISTRY_USER = "himalia"
 
 
 class SettingsTrouble(Exception):
@@ -39,6 +41,8 @@ class Settings(BaseSettings):
     gateway: str = "127.0.0.1"
     #: Empty: SQLite below `home`.
     database_url: str = ""
+    #: Jobs that run at the same time; the others wait in the order they came.
+    job_slots: int = Field(default=1, ge=1)
     routing: Literal["subdomain", "path"] = "subdomain"
 
     @field_validator("home", "catalog")

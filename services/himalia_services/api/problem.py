@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from himalia_services.api.headers import EveryAnswer
 from himalia_services.errors import HimaliaError, Invalid, NotFound, TooLarge, Unauthorized, Unavailable
 from himalia_services.settings import SERVICE_PATH
 
@@ -139,14 +140,15 @@ class Starting:
     """Answers while the real application is being made: the port is there from the first moment."""
 
     def __init__(self) -> None:
-        self.app: ASGIApp | None = None
+        self.app: ASGIApp = EveryAnswer(_starting)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.app is not None:
-            await self.app(scope, receive, send)
-        elif scope["type"] == "http":
-            sentence = "The control plane is starting. It takes a few seconds."
-            await response(HTTPConnection(scope), Unavailable(sentence, code="starting"))(scope, receive, send)
+        await self.app(scope, receive, send)
+
+
+async def _starting(scope: Scope, receive: Receive, send: Send) -> None:
+    error = Unavailable("The control plane is starting. It takes a few seconds.", code="starting")
+    await response(HTTPConnection(scope), error)(scope, receive, send)
 
 
 class Bugs:

@@ -1,0 +1,17 @@
+"""The Docker Engine of this machine, as an installation uses it."""
+
+from __future__ import annotations
+
+import aiodocker
+
+from himalia_services.engines.docker.engine import DockerEngine, PullFrom
+from himalia_services.engines.docker.render import Site
+from himalia_services.settings import REGISTRY_USER, Settings
+from himalia_services.snapshot.registry import Registry
+
+
+def connect(settings: Settings, registry: Registry) -> DockerEngine:
+    """Reaches it when it is first asked something, so that a daemon that is away keeps nothing else from starting."""
+    site = Site(instance=settings.instance, prefix=settings.prefix, network=settings.network, runs=settings.workloads_run)
+    pull_from = PullFrom(host=settings.registry_host, username=REGISTRY_USER, password=settings.secret("registry-password"))
+    return DockerEngine(aiodocker.Docker(), site, registry=registry, pull_from=pull_from)
