@@ -183,8 +183,8 @@ def test_a_killed_job_has_its_signal(offline: Container) -> None:
 
 
 def test_a_stopped_job_may_end_in_its_own_time(image: str, tmp_path: Path) -> None:
-    script = "trap 'echo saved; exit 4' TERM; echo begun; while :; do sleep 0.1; done"
-    (tmp_path / "spec.json").write_text(json.dumps({"argv": ["bash", "-c", script], "cwd": "/home/jovyan"}))
+    script = "import signal, sys; signal.signal(15, lambda *_: sys.exit('saved')); print('begun'); signal.pause()"
+    (tmp_path / "spec.json").write_text(json.dumps({"argv": ["python", "-c", script], "cwd": "/home/jovyan"}))
     name = f"images-test-{uuid.uuid4().hex[:8]}"
     docker(
         "run",
@@ -202,12 +202,12 @@ def test_a_stopped_job_may_end_in_its_own_time(image: str, tmp_path: Path) -> No
         docker(
             "exec", name, "bash", "-c", "until grep -q begun /run/himalia/workload/log; do sleep 0.1; done", timeout=60
         )
-        docker("stop", "--time", "30", name)
-        assert docker("inspect", "--format", "{{.State.ExitCode}}", name).stdout.strip() == "4"
+        docker("stop", "-t", "30", name)
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", name).stdout.strip() == "1"
     finally:
         docker("rm", "--force", name)
     assert (tmp_path / "log").read_text() == "begun\nsaved\n"
-    assert json.loads((tmp_path / "result.json").read_text())["exit_code"] == 4
+    assert json.loads((tmp_path / "result.json").read_text())["exit_code"] == 1
 
 
 def test_a_notebook_takes_parameters_and_keeps_its_failure(offline: Container) -> None:
@@ -298,8 +298,8 @@ def test_a_broken_kernel_breaks_nothing_else(fresh: Container) -> None:
     result = fresh.boot_check()
     assert result["ok"], result["message"] + result["log_tail"]
     (warning,) = result["warnings"]
-    assert warning.startswith("kernel_broken: ImportError")
-    assert "typing_extensions" in warning
+    assert warning.startswith("kernel_broken: ")
+    assert "you have typing-extensions 4.5.0" in warning.replace("_", "-")
     assert ["typing_extensions", "4.5.0"] in result["packages"]["pip"]
 
     script, log = fresh.job(argv=["python", "-c", "import himalia, typing_extensions; print('fine')"], kind="script")
