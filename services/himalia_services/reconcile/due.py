@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, or_, select, update
 
 from himalia_services.errors import EngineUnavailable, Unavailable
 from himalia_services.store import lease
@@ -37,6 +37,15 @@ async def claim(db: Database, table: Any, where: ColumnElement[bool], holder: st
         return ()
     async with db.write() as session:
         return await lease.claim(session, table, where, holder, limit)
+
+
+async def free(db: Database, tables: Sequence[Any]) -> None:
+    """Void the leases a killed process left. On SQLite one process owns the database, so nobody else can hold one."""
+    if db.engine.dialect.name != "sqlite":
+        return
+    async with db.write() as session:
+        for table in tables:
+            await session.execute(update(table).where(table.lease.is_not(None)).values(lease=None, leased_until=None))
 
 
 async def each(

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, update
 from himalia_services.engines import Engine
 from himalia_services.errors import EngineError
 from himalia_services.model.workload import Observed, WorkloadId, WorkspaceRef
-from himalia_services.reconcile import job, version, workspace
+from himalia_services.reconcile import due, job, version, workspace
 from himalia_services.store import tables as t
 from himalia_services.store.db import Database
 
@@ -50,21 +50,12 @@ NOUNS = (Noun("job", t.Job, job.step), Noun("version", t.Version, version.step),
 
 async def run(parts: Parts, nouns: Sequence[Noun] = NOUNS) -> None:
     """Keep all nouns true until cancelled."""
-    await free(parts.db, nouns)
+    await due.free(parts.db, [noun.table for noun in nouns])
     shared = replace(parts, engine=cast(Engine, OneListing(parts.engine)))
     async with asyncio.TaskGroup() as group:
         for noun in nouns:
             group.create_task(_passes(shared, noun), name=f"reconcile {noun.name}")
         group.create_task(_watch(shared, group), name="watch the engine")
-
-
-async def free(db: Database, nouns: Sequence[Noun] = NOUNS) -> None:
-    """Void the leases a killed process left. On SQLite one process owns the database, so nobody else can hold one."""
-    if db.engine.dialect.name != "sqlite":
-        return
-    async with db.write() as session:
-        for noun in nouns:
-            await session.execute(update(noun.table).where(noun.table.lease.is_not(None)).values(lease=None, leased_until=None))
 
 
 class OneListing:

@@ -136,7 +136,8 @@ async def _sync(parts: Parts, holder: str) -> None:
     if not ids:
         return
     async with parts.db.read() as session:
-        before = dict((await session.execute(select(t.Workspace.id, t.Workspace.status).where(t.Workspace.id.in_(ids)))).tuples().all())
+        found = await session.execute(select(t.Workspace.id, t.Workspace.status).where(t.Workspace.id.in_(ids)))
+        before = {id: status for id, status in found}
     users: Mapping[str, User] | None = None
     try:
         users = {user.name: user for user in await parts.hub.users()}
