@@ -185,13 +185,7 @@ class Outputs:
         self._job = job
 
     def list(self) -> list[Output]:
-        answer = self._himalia.connection.get(f"/jobs/{self._job.id}/outputs", params={"limit": 500})
-        if isinstance(answer, list):
-            return [from_wire(Output, item) for item in answer]
-        return [
-            from_wire(Output, item)
-            for item in self._himalia.connection.items(f"/jobs/{self._job.id}/outputs", params={"limit": 500})
-        ]
+        return [from_wire(Output, item) for item in self._himalia.connection.items(f"/jobs/{self._job.id}/outputs")]
 
     def read(self, path: str) -> bytes:
         return self._himalia.connection.call("GET", self._path(path), headers={"Accept": "*/*"}).content
@@ -273,6 +267,9 @@ def _mode(target: Path) -> int:
 
 
 # --- Submitting ---
+
+#: Files that are run by what their name's end says; the control plane knows the interpreter.
+SCRIPTS = (".py", ".sh", ".bash", ".r", ".R", ".jl", ".pl")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -419,14 +416,12 @@ def _check(source: Source, args: Sequence[str], parameters: Mapping[str, Any] | 
 
 
 def request_for(source: Source, pack: Pack, *, arguments: Sequence[str] = (), **more: Any) -> JobRequest:
-    """The request that runs `source` on a pack. A shell script is a command of bash: `script` means Python."""
+    """The request that runs `source` on a pack."""
     common: dict[str, Any] = {"working_dir": pack.working_dir, "input": pack.input, **more}
     if source.kind == "notebook":
         return JobRequest(kind="notebook", notebook=pack.source, **common)
     if source.kind == "command":
         return JobRequest(kind="command", command=list(source.command), **common)
-    if source.program.endswith(".sh"):
-        return JobRequest(kind="command", command=["bash", pack.source, *arguments], **common)
     return JobRequest(kind="script", script=pack.source, arguments=list(arguments), **common)
 
 

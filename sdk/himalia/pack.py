@@ -240,7 +240,7 @@ def _root(program: Path | None, folder: str | Path | None, here: Path, place: Pl
 
 
 def _path_in_job(root: Path, place: Place) -> str:
-    if place.workspace and (root.is_relative_to(place.home) or not place.crowded(root)):
+    if place.workspace and root.is_relative_to(place.home):
         return str(root)
     return f"/job/{re.sub(r'[^A-Za-z0-9._-]', '_', root.name).lstrip('.') or 'project'}"
 

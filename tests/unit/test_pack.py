@@ -125,6 +125,13 @@ class TestWhereItAppears:
         with project("train.py", cwd=home / "my work/src", place=laptop) as made:
             assert (made.path, made.working_dir, made.source) == ("/job/my_work", "/job/my_work/src", "train.py")
 
+    def test_a_folder_of_a_workspace_outside_of_home_appears_below_job_too(
+        self, home: Path, tmp_path: Path, workspace: Place
+    ) -> None:
+        put(tmp_path, "opt/tool/train.py")
+        with project("train.py", cwd=tmp_path / "opt/tool", place=workspace) as made:
+            assert (made.path, made.working_dir) == ("/job/tool", "/job/tool")
+
     def test_from_a_laptop_and_another_folder_it_works_in_the_projects(self, home: Path, laptop: Place) -> None:
         put(home, "work/.himaliaignore", "work/src/train.py", "elsewhere/x")
         with project(home / "work/src/train.py", cwd=home / "elsewhere", place=laptop) as made:

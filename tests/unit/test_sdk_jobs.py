@@ -120,12 +120,16 @@ class TestSubmit:
             {"n": 3},
         )
 
-    def test_a_shell_script_and_a_line_are_commands_of_bash(
+    def test_a_shell_script_is_a_script_and_a_line_a_command_of_bash(
         self, himalia: Himalia, platform: ScriptedPlatform, work: Path
     ) -> None:
         takes_inputs(platform)
         himalia.jobs.submit("run.sh", environment="vision", args=["x"])
-        assert (sent(platform)["kind"], sent(platform)["command"]) == ("command", ["bash", "run.sh", "x"])
+        assert (sent(platform)["kind"], sent(platform)["script"], sent(platform)["arguments"]) == (
+            "script",
+            "run.sh",
+            ["x"],
+        )
         himalia.jobs.submit(command="make all | tee log", environment="vision")
         assert sent(platform)["command"] == ["bash", "-c", "make all | tee log"]
         himalia.jobs.submit(command=["make", "all"], environment="vision")

@@ -15,7 +15,7 @@ from himalia.cli.output import FAILED, INTERRUPTED, AsJson, ago, emit, facts, sa
 from himalia.cli.workspaces import Yes
 from himalia.client import connect
 from himalia.errors import Invalid
-from himalia.job import Fetched, Job, exit_status
+from himalia.job import SCRIPTS, Fetched, Job, exit_status
 from himalia.pack import Pack, size
 
 app = typer.Typer(
@@ -101,13 +101,13 @@ def _what(source: str | None, arguments: Sequence[str], command: str | None) -> 
         return {"command": command}
     if source is None:
         raise Invalid("Say what to run: himalia job submit train.py, or --command 'make all'.", code="invalid")
-    if source.endswith((".py", ".ipynb", ".sh")) and not Path(source).expanduser().is_file():
+    if source.endswith((*SCRIPTS, ".ipynb")) and not Path(source).expanduser().is_file():
         raise Invalid(f"There is no file {source} here.", code="no_such_file")
     if source.endswith(".ipynb"):
         if arguments:
             raise Invalid("A notebook takes parameters: --param name=value.", code="invalid")
         return {"notebook": source}
-    if source.endswith((".py", ".sh")):
+    if source.endswith(SCRIPTS):
         return {"script": source, "args": arguments}
     return {"command": [source, *arguments]}
 
