@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +32,6 @@ from himalia_services.snapshot.registry import Registry
 pytestmark = pytest.mark.docker
 
 TREE = Path(__file__).with_name("tree.py").read_text()
-ROOT = os.geteuid() == 0
 PREFIX = f"himalia-test-save-{uuid.uuid4().hex[:6]}"
 
 #: Version 2 capability of a file: cap_net_bind_service, effective and permitted.
@@ -216,7 +214,7 @@ async def test_an_image_of_a_save_is_the_container(
     assert differences(before, listing_of(saved.image.config_digest)) == {}
     told = sorted(note.partition(":")[0] for note in saved.left_out)
     assert told == ["/opt/.wh.folder", "/opt/.wh.mine", "/opt/socket"]
-    assert list(spool.iterdir()) == []
+    assert left_in(spool) == []
 
 
 async def test_an_image_is_the_container_when_another_container_has_to_read_it(
@@ -230,7 +228,7 @@ async def test_an_image_is_the_container_when_another_container_has_to_read_it(
         again = await save(engine, client, workspace.ref, target(base), silent, spool=spool, as_root=False)
     assert differences(before, listing_of(saved.image.config_digest)) == {}
     assert differences(before, listing_of(again.image.config_digest)) == {}
-    assert list(spool.iterdir()) == []
+    assert left_in(spool) == []
     assert docker("ps", "--all", "--quiet", "--filter", "label=himalia.kind=save") == ""
 
 
@@ -324,7 +322,7 @@ async def test_nothing_of_the_container_but_its_files_gets_into_the_image(
     assert {key: ours["config"].get(key) for key in kept} == {key: theirs[key] for key in kept}
     assert "container" not in ours
     assert "container_config" not in ours
-    assert set(names) == {"opt", "opt/one"}
+    assert set(names) == {"opt", "opt/one", "home", "home/jovyan"}  # the engine made the last two to mount below them
 
 
 class Counting(httpx.AsyncHTTPTransport):
@@ -415,9 +413,9 @@ while True:
 
 HEARTBEAT = """
 import time
-longest, last, end = 0, time.monotonic(), time.monotonic() + 600
-open('/run/beating', 'w').close()
 import os
+longest, last = 0, time.monotonic()
+open('/run/beating', 'w').close()
 while not os.path.exists('/run/enough'):
     time.sleep(0.005)
     now = time.monotonic()
@@ -429,13 +427,12 @@ print(longest)
 async def test_a_save_under_writes_is_one_moment(
     engine: aiodocker.Docker, registry: RunningRegistry, base: Image, workspace: Workspace
 ) -> None:
-    workspace.sh("mkdir -p /run 2>/dev/null; true")
     workspace.make([["file", f"/opt/ballast{number}", "0123456789", 20_000, 0o644, 0, TIME] for number in range(50)])
     docker("exec", "--detach", workspace.name, "/opt/himalia/bin/python", "-c", WRITER)
     command = ["docker", "exec", workspace.name, "/opt/himalia/bin/python", "-c", HEARTBEAT]
-    beat = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    beat = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
     try:
-        await until(lambda: workspace.sh("ls /run/beating /opt/pairs/n9? 2>&1 || true").count("/opt/pairs/n9") > 3)
+        await until(lambda: workspace.sh("cat /run/beating /opt/pairs/second 2>/dev/null || true").count("\n") > 50)
         async with registry.client() as client:
             for _ in range(3):
                 saved = await save(engine, client, workspace.ref, target(base), silent)
@@ -490,7 +487,7 @@ async def test_a_saver_killed_at_any_moment_leaves_a_whole_image_or_none_and_not
     docker("exec", "--detach", workspace.name, "/opt/himalia/bin/python", "-c", WRITER)
     to = target(base)
     told = [registry.url, USER, PASSWORD, workspace.name, vars(base), to.repository, str(spool)]
-    saver = subprocess.Popen([sys.executable, "-c", SAVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    saver = subprocess.Popen([sys.executable, "-c", SAVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: ASYNC220
     assert saver.stdin is not None
     assert saver.stdout is not None
     with saver:
@@ -507,8 +504,20 @@ async def test_a_saver_killed_at_any_moment_leaves_a_whole_image_or_none_and_not
             manifest = await client.manifest(to.repository, "1")
             for layer in manifest.layers:
                 assert await client.has_blob(to.repository, layer["digest"])
-    await until(lambda: not spool.exists() or all(not any(folder.iterdir()) for folder in spool.iterdir()))
-    shutil.rmtree(spool, ignore_errors=True)
+    left = await asyncio.to_thread(left_in, spool)
+    assert sum(file.stat().st_size for file in left) == 0
+    async with registry.client() as client, aiodocker.Docker() as engine:
+        await save(engine, client, workspace.ref, to, silent, spool=spool)
+    assert left_in(spool) == []
+
+
+def left_in(spool: Path) -> list[Path]:
+    """What saves that ended have left in their folder; aged, so that the next one may take it away."""
+    if not spool.exists():
+        return []
+    for folder in spool.iterdir():
+        os.utime(folder, (0, 0))
+    return [path for path in spool.rglob("*") if path.is_file()]
 
 
 class Refusing(httpx.AsyncHTTPTransport):
@@ -530,7 +539,7 @@ class Refusing(httpx.AsyncHTTPTransport):
     ("method", "part", "status", "error"),
     [
         ("GET", "/manifests/", 404, EngineError),
-        ("POST", "mount=", 202, EngineError),
+        ("POST", "mount=", 400, EngineError),
         ("POST", "/blobs/uploads/", None, EngineUnavailable),
         ("PATCH", "/blobs/uploads/", 500, EngineUnavailable),
         ("PUT", "digest=", 400, EngineError),
@@ -553,9 +562,6 @@ async def test_a_save_that_the_registry_refuses_changes_nothing(
     to = target(base)
     refusing = Refusing(method, part, status)
     async with Registry(registry.url, (USER, PASSWORD), transport=refusing) as client:
-        if (method, status) == ("POST", 202):
-            to = ImageTarget(repository=to.repository, tag="1", base=base)
-            refusing.status = 400
         with pytest.raises(error) as raised:
             await save(engine, client, workspace.ref, to, silent, spool=spool)
     assert type(raised.value) is error
@@ -563,7 +569,7 @@ async def test_a_save_that_the_registry_refuses_changes_nothing(
     assert registry.tags(to.repository) == []
     assert set(docker("images", "--all", "--quiet", "--no-trunc").split()) <= before
     assert not workspace.is_frozen()
-    assert list(spool.iterdir()) == []
+    assert left_in(spool) == []
 
 
 async def test_a_container_of_another_image_is_refused(

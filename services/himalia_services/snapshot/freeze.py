@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ _AGAIN_S = 0.2
 
 _GONE = (errno.ENOENT, errno.ENODEV)
 
-_ARM, _DISARM = b"F", b"T"
+_READY, _ARM, _DISARM = b"R", b"F", b"T"
 
 
 @dataclass(frozen=True)
@@ -122,21 +123,23 @@ class Switch:
 
     def __init__(self, freezer: Freezer) -> None:
         self._freezer = freezer
-        reader, self._pipe = os.pipe()
+        self._line, other = socket.socketpair()
         self._pid = os.fork()
         if self._pid == 0:
             try:
-                os.close(self._pipe)
-                _watch(freezer, reader)
+                self._line.close()
+                _watch(freezer, other)
             finally:
                 os._exit(0)
-        os.close(reader)
+        other.close()
+        if self._line.recv(1) != _READY:
+            raise EngineError("The child that ends a freeze could not be started. Try again.")
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Everything in this block sees the container standing still; a block that outlives the limit fails."""
         deadline = time.monotonic() + LIMIT_S
-        os.write(self._pipe, _ARM)
+        self._line.send(_ARM)
         try:
             self._freezer.freeze(deadline)
             yield
@@ -147,14 +150,14 @@ class Switch:
                 )
         finally:
             self._freezer.thaw()
-            os.write(self._pipe, _DISARM)
+            self._line.send(_DISARM)
 
     def close(self) -> None:
-        os.close(self._pipe)
+        self._line.close()
         os.waitpid(self._pid, 0)
 
 
-def _watch(freezer: Freezer, reader: int) -> None:
+def _watch(freezer: Freezer, line: socket.socket) -> None:
     """The child. It keeps nothing open that its parent's readers wait on, and outlives signals to the parent's group."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -162,14 +165,18 @@ def _watch(freezer: Freezer, reader: int) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)
+    line.send(_READY)
     deadline: float | None = None
     while True:
         wait = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not select.select([reader], [], [], wait)[0]:
+        if not select.select([line], [], [], wait)[0]:
             freezer.thaw()
             deadline = time.monotonic() + _AGAIN_S
             continue
-        command = os.read(reader, 1)
+        try:
+            command = line.recv(1)
+        except OSError:
+            command = b""
         if command == b"":
             break
         deadline = time.monotonic() + LIMIT_S if command == _ARM else None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +31,9 @@ COMMITTING, PUSHING = "Committing", "Pushing"
 _MOST_LAYERS = 120
 
 _CHUNK = 1 << 20
+
+_PREFIX = "himalia-save-"
+_YOUNG_S = 60.0
 
 #: Told the phase and the bytes sent so far.
 Progress = Callable[[str, int], None]
@@ -167,11 +172,25 @@ async def _spool(parent: Path | None) -> AsyncIterator[_Files]:
 
 
 def _files(parent: Path | None) -> _Files:
-    if parent is not None:
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="himalia-save-", dir=parent))
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _sweep(parent)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     flags = os.O_RDONLY | os.O_CREAT | os.O_EXCL
-    return _Files(folder, {name: os.open(folder / name, flags, 0o600) for name in (LIVE, FINAL, SPILL)})
+    descriptors = {name: os.open(folder / name, flags, 0o600) for name in (LIVE, FINAL, SPILL)}
+    fcntl.flock(descriptors[LIVE], fcntl.LOCK_EX)
+    return _Files(folder, descriptors)
+
+
+def _sweep(parent: Path) -> None:
+    """Who is killed before the capture has opened its files leaves them, empty: nobody holds their lock."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime < _YOUNG_S:
+                continue  # it may just be getting its lock
+            with (folder / LIVE).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 class _Superseded(Exception):
