@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from logging import Logger
 
-from himalia.login import service_url
 from jupyter_server.utils import url_path_join
 from tornado.web import Application
 
+from himalia.login import service_url
 from himalia_lab.handlers import JobsHandler, OutputsHandler
 
 
@@ -28,7 +28,9 @@ def page_config(env: Mapping[str, str]) -> dict[str, str]:
 def load(web_app: Application, log: Logger) -> None:
     config = page_config(os.environ)
     if not config:
-        log.info("himalia_lab: HIMALIA_PUBLIC_URL is not set, so this server is not one of Himalia's; nothing is added.")
+        log.info(
+            "himalia_lab: HIMALIA_PUBLIC_URL is not set, so this server is not one of Himalia's; nothing is added."
+        )
         return
     web_app.settings.setdefault("page_config_data", {}).update(config)
     prefix = url_path_join(web_app.settings["base_url"], "himalia")

@@ -11,13 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from himalia.client import Himalia
-from himalia.errors import HimaliaError, Invalid, NotFound, NotLoggedIn, Unavailable
-from himalia.login import Login
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from tornado.web import authenticated
 
+from himalia.client import Himalia
+from himalia.errors import HimaliaError, Invalid, NotFound, NotLoggedIn, Unavailable
+from himalia.login import Login
 from himalia_lab.jobs import Submission, put_back, submit
 
 T = TypeVar("T")
@@ -62,8 +62,7 @@ class HimaliaHandler(APIHandler):
         problem = {"type": "about:blank", "title": type(error).__name__, "status": status, "code": error.code}
         problem |= {"detail": detail, "request_id": error.request_id, "link": error.link}
         self.set_status(status)
-        self.set_header("Content-Type", "application/problem+json")
-        self.finish(json.dumps(problem))
+        self.finish(json.dumps(problem), set_content_type="application/problem+json")
 
     def body(self) -> Any:
         try:
@@ -76,7 +75,7 @@ class JobsHandler(HimaliaHandler):
     @authenticated
     @authorized
     async def post(self) -> None:
-        root = Path(self.settings["server_root_dir"]).expanduser()
+        root = Path(os.path.expanduser(self.settings["server_root_dir"]))
         await self.answer(
             lambda himalia: submit(himalia, root, Submission.read(self.body())),
             lambda made: {"job": asdict(made[0]), "packed": made[1]},

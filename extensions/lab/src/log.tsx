@@ -22,6 +22,7 @@ interface Chunk {
 export function Log({ himalia, job, onEnd }: LogProps): React.ReactElement {
   const { s } = himalia;
   const { log, lost, error } = useLog(himalia, job.id, onEnd);
+  const [refused, setRefused] = React.useState<unknown>(null);
   const [following, setFollowing] = React.useState(true);
   const [query, setQuery] = React.useState('');
   const [match, setMatch] = React.useState(0);
@@ -87,12 +88,16 @@ export function Log({ himalia, job, onEnd }: LogProps): React.ReactElement {
           </>
         )}
         <span className="himalia-Log-space" />
-        <button type="button" className="himalia-Link" onClick={() => void download(himalia, job)}>
+        <button
+          type="button"
+          className="himalia-Link"
+          onClick={() => download(himalia, job).then(() => setRefused(null), setRefused)}
+        >
           {s.log.download}
         </button>
       </div>
       {lost && <p className="himalia-Muted himalia-Log-note">{s.log.lost}</p>}
-      <Trouble error={error} s={s} />
+      <Trouble error={error ?? refused} s={s} />
       {log.dropped > 0 && <p className="himalia-Muted himalia-Log-note">{s.log.dropped(log.dropped)}</p>}
       <div className="himalia-Log-text" ref={box} onScroll={scrolled} tabIndex={0} role="log" aria-label={s.jobs.log}>
         {empty ? (

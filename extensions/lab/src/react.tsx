@@ -138,3 +138,12 @@ export function Action(props: ActionProps): React.ReactElement {
     </button>
   );
 }
+
+/** A select in the look of the lab's fields. */
+export function Select(props: React.SelectHTMLAttributes<HTMLSelectElement>): React.ReactElement {
+  return (
+    <span className="himalia-Select">
+      <select className="jp-mod-styled" {...props} />
+    </span>
+  );
+}

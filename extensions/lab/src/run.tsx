@@ -6,8 +6,8 @@ import { TIME_UNITS, TimeUnit, kindOf, parameters, seconds, words } from './inpu
 import { JobLine, useJob } from './job';
 import type { Jobs } from './jobs';
 import { Log } from './log';
-import { Action, Field, Trouble, Waiting, useLoaded } from './react';
-import { Environment, Job, Machine, RunRequest, Submitted, Version, Workspace } from './schema';
+import { Action, Field, Select, Trouble, Waiting, useLoaded } from './react';
+import { Environment, Job, Machine, RunRequest, Submitted, Version, Workspace, isLive } from './schema';
 import { SheetView } from './sheet';
 
 interface RunProps {
@@ -32,6 +32,8 @@ interface Choice {
   ref: string;
   label: string;
   environment: Environment;
+  /** This workspace was started from it, or saved as it. */
+  ours: boolean;
 }
 
 interface Known {
@@ -87,6 +89,7 @@ async function known({ client, place, s }: Himalia, wanted: string | null): Prom
   for (const one of choices) {
     const hint = one.ref === saved ? s.run.fromHere : one.ref === from ? s.run.here : '';
     one.label += hint && ` (${hint})`;
+    one.ours = hint !== '';
   }
   const offered = (ref: string | null) => (choices.some(one => one.ref === ref) ? ref : null);
   return {
@@ -111,7 +114,7 @@ function versionsOf(environment: Environment, wanted: (string | null)[]): Versio
 }
 
 function choice(environment: Environment, version: Version): Choice {
-  return { ref: version.ref, label: version.ref, environment };
+  return { ref: version.ref, label: version.ref, environment, ours: false };
 }
 
 function Form(props: ChoosingProps & { known: Known }): React.ReactElement {
@@ -192,20 +195,20 @@ function Form(props: ChoosingProps & { known: Known }): React.ReactElement {
         </Field>
       )}
       <Field label={s.run.environment} hint={<EnvironmentHint chosen={chosen} himalia={himalia} />}>
-        <select className="jp-mod-styled" value={environment} onChange={event => setEnvironment(event.target.value)}>
+        <Select value={environment} onChange={event => setEnvironment(event.target.value)}>
           <Options label={s.run.mine} choices={known.choices.filter(({ environment: e }) => e.mine && !e.preset)} />
           <Options label={s.run.shared} choices={known.choices.filter(({ environment: e }) => !e.mine && !e.preset)} />
           <Options label={s.run.presets} choices={known.choices.filter(({ environment: e }) => e.preset)} />
-        </select>
+        </Select>
       </Field>
       <Field label={s.run.machine}>
-        <select className="jp-mod-styled" value={machine} onChange={event => setMachine(event.target.value)}>
+        <Select value={machine} onChange={event => setMachine(event.target.value)}>
           {known.machines.map(one => (
             <option key={one.name} value={one.name}>
               {s.run.machineOption(one)}
             </option>
           ))}
-        </select>
+        </Select>
       </Field>
       {kind === 'notebook' ? (
         <Field label={s.run.parameters}>
@@ -241,18 +244,13 @@ function Form(props: ChoosingProps & { known: Known }): React.ReactElement {
             onChange={event => setMost(event.target.value)}
             placeholder={s.run.noLimit}
           />
-          <select
-            className="jp-mod-styled"
-            value={unit}
-            aria-label={s.run.most}
-            onChange={event => setUnit(event.target.value as TimeUnit)}
-          >
+          <Select value={unit} aria-label={s.run.most} onChange={event => setUnit(event.target.value as TimeUnit)}>
             {(Object.keys(TIME_UNITS) as TimeUnit[]).map(one => (
               <option key={one} value={one}>
                 {s.run.units[one]}
               </option>
             ))}
-          </select>
+          </Select>
         </span>
       </Field>
       <p className="himalia-Muted">{s.run.frozen}</p>
@@ -284,7 +282,10 @@ function EnvironmentHint({
   himalia: Himalia;
 }): React.ReactElement {
   const foreign = chosen?.environment.runs_as_you ?? '';
-  return foreign ? <span className="himalia-Warning">{foreign}</span> : <>{s.run.unsaved}</>;
+  if (foreign) {
+    return <span className="himalia-Warning">{foreign}</span>;
+  }
+  return <>{chosen?.ours ? s.run.unsaved : chosen?.environment.description}</>;
 }
 
 function Running(props: RunProps & Submitted): React.ReactElement {
@@ -308,7 +309,7 @@ function Running(props: RunProps & Submitted): React.ReactElement {
       <JobLine job={job} himalia={himalia} />
       {packed !== '' && <p className="himalia-Packed">{packed}</p>}
       <Log himalia={himalia} job={job} onEnd={refresh} />
-      <p className="himalia-Muted">{s.goesOn}</p>
+      {isLive(job) && <p className="himalia-Muted">{s.goesOn}</p>}
     </SheetView>
   );
 }

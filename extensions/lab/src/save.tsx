@@ -119,7 +119,8 @@ function NameForm(props: SaveProps & Known & { name: string }): React.ReactEleme
     void himalia.state.save(`${LAST_NAME}:${himalia.place.workspace}`, request.name);
     void follow(himalia.client.save(himalia.place.workspace, request, key));
   };
-  const running = error instanceof Problem && error.status === 409 && error.link !== '' ? error : null;
+  const running =
+    error instanceof Problem && error.status === 409 && /\/versions\/\d+$/.test(error.link) ? error : null;
   const followRunning = ({ link, requestId }: Problem) =>
     void follow(himalia.client.linked<Version>(link).then(version => ({ version, requestId })));
 

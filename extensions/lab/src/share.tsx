@@ -4,7 +4,7 @@ import { Notification } from '@jupyterlab/apputils';
 import * as React from 'react';
 import type { Himalia } from './context';
 import { names } from './inputs';
-import { Action, Field, Trouble, Waiting, useLoaded } from './react';
+import { Action, Field, Select, Trouble, Waiting, useLoaded } from './react';
 import type { Environment, Me, Visibility } from './schema';
 import { SheetView } from './sheet';
 
@@ -40,11 +40,11 @@ export function Share(props: ShareProps): React.ReactElement {
   }
   const chooser = props.environment === null && (
     <Field label={s.share.choose}>
-      <select className="jp-mod-styled" value={chosen.ref} onChange={event => setRef(event.target.value)}>
+      <Select value={chosen.ref} onChange={event => setRef(event.target.value)}>
         {mine.map(environment => (
           <option key={environment.ref}>{environment.ref}</option>
         ))}
-      </select>
+      </Select>
     </Field>
   );
   return (
@@ -149,11 +149,11 @@ function ShareForm({ himalia, close, me, environment, chooser }: ShareFormProps)
       )}
       {visibility === 'group' && (
         <Field label={s.share.group}>
-          <select className="jp-mod-styled" value={group} onChange={event => setGroup(event.target.value)}>
+          <Select value={group} onChange={event => setGroup(event.target.value)}>
             {groups.map(name => (
               <option key={name}>{name}</option>
             ))}
-          </select>
+          </Select>
         </Field>
       )}
       {visibility !== 'private' && <p className="himalia-Warning">{s.share.warning}</p>}

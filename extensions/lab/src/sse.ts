@@ -12,14 +12,19 @@ export interface ServerEvent {
   data: string;
 }
 
+/** What a stream tells besides its events. */
+export interface Hints {
+  /** Some bytes came. */
+  alive?(): void;
+  /** A place to resume from, without an event. */
+  mark?(id: string): void;
+}
+
 /** Parses the `text/event-stream` format, whatever the boundaries of its chunks. */
-export async function* parse(
-  body: ReadableStream<Uint8Array>,
-  alive: () => void = () => undefined
-): AsyncGenerator<ServerEvent> {
+export async function* parse(body: ReadableStream<Uint8Array>, hints: Hints = {}): AsyncGenerator<ServerEvent> {
   const reader = body.getReader();
   const decoder = new TextDecoder();
-  const pending = new Pending();
+  const pending = new Pending(hints);
   let rest = '';
   try {
     for (;;) {
@@ -27,7 +32,7 @@ export async function* parse(
       if (done) {
         return;
       }
-      alive();
+      hints.alive?.();
       rest += decoder.decode(value, { stream: true });
       // A CR at the end of a chunk may be the first half of CRLF.
       const held = rest.endsWith('\r') ? 1 : 0;
@@ -46,6 +51,8 @@ export async function* parse(
 }
 
 class Pending {
+  constructor(private readonly hints: Hints) {}
+
   private id = '';
   private event = '';
   private data: string[] = [];
@@ -71,7 +78,11 @@ class Pending {
     const { data, event } = this;
     this.data = [];
     this.event = '';
-    return data.length === 0 ? null : { id: this.id, event: event || 'message', data: data.join('\n') };
+    if (data.length === 0) {
+      this.hints.mark?.(this.id);
+      return null;
+    }
+    return { id: this.id, event: event || 'message', data: data.join('\n') };
   }
 }
 
@@ -105,6 +116,8 @@ export interface Following {
   open(lastEventId: string, signal: AbortSignal): Promise<Response>;
   /** Called for each event; `true` ends the following. */
   handle(event: ServerEvent): boolean | void;
+  /** Called for a place to resume from that comes without an event. */
+  mark?(id: string): void;
   /** Called when the stream is lost and comes back. */
   connected?(yes: boolean): void;
   lastEventId?: string;
@@ -165,7 +178,11 @@ async function readOnce(
   try {
     const response = await following.open(position.id, abort.signal);
     following.connected?.(true);
-    for await (const event of parse(response.body ?? new ReadableStream(), alive)) {
+    const mark = (id: string) => {
+      position.id = id || position.id;
+      following.mark?.(position.id);
+    };
+    for await (const event of parse(response.body ?? new ReadableStream(), { alive, mark })) {
       position.id = event.id || position.id;
       if (following.handle(event) === true) {
         outcome.ended = true;
@@ -243,11 +260,17 @@ export interface FeedOptions {
 
 const LOCK = 'himalia:events';
 
+/** What the reading tab tells the others: an event, or only where to go on. */
+interface Told {
+  id: string;
+  event?: ServerEvent;
+}
+
 /** The feed of events: read by one visible tab of the origin, heard by all. */
 export class Feed {
   constructor(private readonly options: FeedOptions) {
     this.visibility = options.visibility ?? PAGE;
-    options.channel.onmessage = message => this.hear(message.data as ServerEvent);
+    options.channel.onmessage = message => this.hear(message.data as Told);
     this.unsubscribe = this.visibility.subscribe(() => this.lead());
     this.lead();
   }
@@ -290,26 +313,30 @@ export class Feed {
 
   private read(signal: AbortSignal): Promise<void> {
     const { open, channel, pace } = this.options;
+    const tell = (told: Told) => {
+      this.hear(told);
+      // Without locks every tab reads for itself.
+      if (this.options.locks) {
+        channel.postMessage(told);
+      }
+    };
     return follow({
       open,
       signal,
       visibility: this.visibility,
       pace,
       lastEventId: this.lastEventId,
-      handle: event => {
-        this.hear(event);
-        // Without locks every tab reads for itself.
-        if (this.options.locks) {
-          channel.postMessage(event);
-        }
-      }
+      mark: id => tell({ id }),
+      handle: event => tell({ id: event.id, event })
     });
   }
 
-  private hear(event: ServerEvent): void {
-    this.lastEventId = event.id || this.lastEventId;
-    for (const listener of [...this.listeners]) {
-      listener(event);
+  private hear({ id, event }: Told): void {
+    this.lastEventId = id || this.lastEventId;
+    if (event) {
+      for (const listener of [...this.listeners]) {
+        listener(event);
+      }
     }
   }
 

@@ -73,7 +73,9 @@ export function strings(trans: TranslationBundle) {
     share: {
       title: (ref: string) => __('Share %1', ref),
       command: __('Share environment…'),
-      warning: __('Whoever starts it runs the programs in it as themselves: programs in it run as them.'),
+      warning: __(
+        'Programs in it run as them, with their home folder and their groups’ files. Share what you would want them to run.'
+      ),
       who: __('Who may use it'),
       option: visibility,
       people: __('Names'),
@@ -112,8 +114,8 @@ export function strings(trans: TranslationBundle) {
       mine: __('Mine'),
       shared: __('Shared with me'),
       presets: __('Offered here'),
-      here: __('started from here'),
-      fromHere: __('last save of this workspace'),
+      here: __('this workspace was started from it'),
+      fromHere: __('the last save of this workspace'),
       unsaved: __('What you installed since the last save is not in it.'),
       machine: __('Machine'),
       machineOption: (machine: Machine) =>

@@ -113,6 +113,21 @@ test('an event that is not finished is not given', async () => {
   assert.deepEqual(await all(body('data: half\n')), []);
 });
 
+test('an id without an event is where a lost stream goes on', async () => {
+  const asked: string[] = [];
+  await follow({
+    open: async last => {
+      asked.push(last);
+      return new Response(body(asked.length === 1 ? ':\n\nid: 41\n\n' : 'data: x\n\n'));
+    },
+    handle: () => true,
+    signal: new AbortController().signal,
+    visibility: new Page(),
+    pace: PACE
+  });
+  assert.deepEqual(asked, ['', '41']);
+});
+
 test('a lost stream is opened again after the last event seen', async () => {
   const asked: string[] = [];
   const seen: string[] = [];
