@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from himalia_services.errors import Invalid, TooLarge
 
@@ -134,8 +134,8 @@ def inspect(source: BinaryIO, limits: Limits = USUAL) -> Listing:
 
 def plain(source: BinaryIO | None) -> Iterator[bytes]:
     """The tar to put into `/run/himalia`: the folder itself and the pack below it, owned by the user. None: an empty folder."""
-    sink = _Sink()
-    with tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as out:  # type: ignore[call-overload]
+    sink = Sink()
+    with sink.tar() as out:  # type: ignore[call-overload]
         out.addfile(_ours(tarfile.TarInfo(FOLDER), tarfile.DIRTYPE, 0o755))
         if source is not None:
             folders: set[str] = {""}
@@ -212,8 +212,8 @@ class _Seen:
                 raise TooLarge(f"The pack is too large. {self.limits.sentence}")
 
 
-class _Sink:
-    """Collects what tarfile writes until it is taken."""
+class Sink:
+    """A tar being written: collects what comes of it until that is taken."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -221,6 +221,9 @@ class _Sink:
     def write(self, data: bytes) -> int:
         self._parts.append(bytes(data))
         return len(data)
+
+    def tar(self) -> tarfile.TarFile:
+        return tarfile.open(fileobj=cast(Any, self), mode="w|", format=tarfile.PAX_FORMAT)
 
     def take(self) -> bytes:
         data, self._parts = b"".join(self._parts), []

@@ -44,10 +44,14 @@ class Staged:
         self._hash.update(data)
         self.size += len(data)
 
-    def move(self, target: Path) -> None:
-        """To its place: on disk first, then visible under the name, then the name on disk."""
+    def sync(self) -> None:
+        """What was written is on disk."""
         self.file.flush()
         os.fsync(self.file.fileno())
+
+    def move(self, target: Path) -> None:
+        """To its place: on disk first, then visible under the name, then the name on disk."""
+        self.sync()
         self.file.close()
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(self.path, target)
@@ -157,6 +161,11 @@ class Files:
         with self.open(digest) as file:
             while data := await asyncio.to_thread(file.read, CHUNK):
                 yield data
+
+    def logged(self) -> Iterator[str]:
+        """Jobs that have logs here."""
+        for path in self._logs.iterdir():
+            yield path.name
 
     def delete_logs(self, job: str) -> None:
         shutil.rmtree(self.log_path(job, 1).parent, ignore_errors=True)
