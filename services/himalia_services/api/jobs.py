@@ -11,6 +11,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -27,8 +28,8 @@ from himalia_services.control import job as jobs
 from himalia_services.control.idempotency import remember, replay
 from himalia_services.errors import Forbidden, Invalid, NotFound
 from himalia_services.model import job as values
+from himalia_services.model import pack
 from himalia_services.model.caller import Caller
-from himalia_services.model.pack import Sink
 from himalia_services.model.phases import terminal
 from himalia_services.parts import Parts
 from himalia_services.settings import SERVICE_PATH
@@ -259,18 +260,17 @@ def _attachment(name: str) -> dict[str, str]:
 
 
 def _tar(files: Files, found: Sequence[tuple[str, t.Output]], mtime: int) -> Iterator[bytes]:
-    sink, gzip = Sink(), zlib.compressobj(1, wbits=31)
-    with sink.tar() as tar:
-        for path, one in found:
-            entry = tarfile.TarInfo(path)
-            entry.size, entry.mode, entry.mtime = one.size_bytes, one.mode, mtime
-            with files.open(one.digest) as file:
-                tar.addfile(entry, file)
-            yield gzip.compress(sink.take())
-    yield gzip.compress(sink.take()) + gzip.flush()
+    gzip = zlib.compressobj(1, wbits=31)
+    for path, one in found:
+        header = tarfile.TarInfo(path)
+        header.size, header.mode, header.mtime = one.size_bytes, one.mode, mtime
+        with files.open(one.digest) as file:
+            for data in pack.entry(header, iter(partial(file.read, CHUNK), b"")):
+                yield gzip.compress(data)
+    yield gzip.compress(pack.END) + gzip.flush()
 
 
 async def _in_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
     while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-        for start in range(0, len(piece), CHUNK):
-            yield piece[start : start + CHUNK]
+        if piece:
+            yield piece

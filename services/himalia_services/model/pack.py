@@ -13,10 +13,10 @@ import posixpath
 import stat
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
 from himalia_services.errors import Invalid, TooLarge
 
@@ -134,17 +134,25 @@ def inspect(source: BinaryIO, limits: Limits = USUAL) -> Listing:
 
 def plain(source: BinaryIO | None) -> Iterator[bytes]:
     """The tar to put into `/run/himalia`: the folder itself and the pack below it, owned by the user. None: an empty folder."""
-    sink = Sink()
-    with sink.tar() as out:  # type: ignore[call-overload]
-        out.addfile(_ours(tarfile.TarInfo(FOLDER), tarfile.DIRTYPE, 0o755))
-        if source is not None:
-            folders: set[str] = {""}
-            with _reading(source) as tar:
-                for member in _members(tar):
-                    _lead(_name(member.name), folders, out)
-                    _copy(tar, member, out)
-                    yield sink.take()
-    yield sink.take()
+    yield from entry(_ours(tarfile.TarInfo(FOLDER), tarfile.DIRTYPE, 0o755))
+    if source is not None:
+        folders: set[str] = {""}
+        with _reading(source) as tar:
+            for member in _members(tar):
+                yield from _lead(_name(member.name), folders)
+                yield from _copy(tar, member)
+    yield END
+
+
+#: What every tar ends with.
+END = bytes(2 * tarfile.BLOCKSIZE)
+
+
+def entry(header: tarfile.TarInfo, data: Iterable[bytes] = ()) -> Iterator[bytes]:
+    """One entry of a tar that is made as it is sent; `data` has as many bytes as the header says."""
+    yield header.tobuf(tarfile.PAX_FORMAT)
+    yield from data
+    yield bytes(-header.size % tarfile.BLOCKSIZE)
 
 
 def content(source: BinaryIO, path: str) -> Iterator[bytes]:
@@ -210,24 +218,6 @@ class _Seen:
             self.size += member.size
             if self.size > self.limits.total_bytes:
                 raise TooLarge(f"The pack is too large. {self.limits.sentence}")
-
-
-class Sink:
-    """A tar being written: collects what comes of it until that is taken."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def write(self, data: bytes) -> int:
-        self._parts.append(bytes(data))
-        return len(data)
-
-    def tar(self) -> tarfile.TarFile:
-        return tarfile.open(fileobj=cast(Any, self), mode="w|", format=tarfile.PAX_FORMAT)
-
-    def take(self) -> bytes:
-        data, self._parts = b"".join(self._parts), []
-        return data
 
 
 @contextmanager
@@ -309,7 +299,7 @@ def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
         raise EOFError
 
 
-def _lead(name: str, folders: set[str], out: tarfile.TarFile) -> None:
+def _lead(name: str, folders: set[str]) -> Iterator[bytes]:
     """Folders a pack does not name: whoever unpacks it would make them root's."""
     parent = posixpath.dirname(name)
     missing = []
@@ -318,23 +308,24 @@ def _lead(name: str, folders: set[str], out: tarfile.TarFile) -> None:
         missing.append(parent)
         parent = posixpath.dirname(parent)
     for folder in reversed(missing):
-        out.addfile(_ours(tarfile.TarInfo(f"{FOLDER}/{folder}"), tarfile.DIRTYPE, 0o755))
+        yield from entry(_ours(tarfile.TarInfo(f"{FOLDER}/{folder}"), tarfile.DIRTYPE, 0o755))
 
 
-def _copy(tar: tarfile.TarFile, member: tarfile.TarInfo, out: tarfile.TarFile) -> None:
-    entry = tarfile.TarInfo(f"{FOLDER}/{_name(member.name)}")
-    entry.mtime = int(member.mtime)
+def _copy(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+    header = tarfile.TarInfo(f"{FOLDER}/{_name(member.name)}")
+    header.mtime = int(member.mtime)
+    mode = stat.S_IMODE(member.mode) & 0o777
     if member.isreg():
-        entry.size = member.size
-        out.addfile(_ours(entry, tarfile.REGTYPE, stat.S_IMODE(member.mode) & 0o777 | 0o600), tar.extractfile(member))
+        header.size = member.size
+        yield from entry(_ours(header, tarfile.REGTYPE, mode | 0o600), _bytes(tar, member))
     elif member.isdir():
-        out.addfile(_ours(entry, tarfile.DIRTYPE, stat.S_IMODE(member.mode) & 0o777 | 0o700))
+        yield from entry(_ours(header, tarfile.DIRTYPE, mode | 0o700))
     elif member.issym():
-        entry.linkname = member.linkname
-        out.addfile(_ours(entry, tarfile.SYMTYPE, 0o777))
+        header.linkname = member.linkname
+        yield from entry(_ours(header, tarfile.SYMTYPE, 0o777))
     else:
-        entry.linkname = f"{FOLDER}/{_name(member.linkname)}"
-        out.addfile(_ours(entry, tarfile.LNKTYPE, 0o644))
+        header.linkname = f"{FOLDER}/{_name(member.linkname)}"
+        yield from entry(_ours(header, tarfile.LNKTYPE, mode | 0o600))
 
 
 def _ours(entry: tarfile.TarInfo, kind: bytes, mode: int) -> tarfile.TarInfo:
