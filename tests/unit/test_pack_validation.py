@@ -181,10 +181,18 @@ def test_a_container_gets_the_folder_owned_by_the_user_without_special_modes() -
 
 
 def test_folders_a_pack_does_not_name_are_the_users_too() -> None:
-    source = packed((entry("a/b/f"), b"x"), entry("a", tarfile.DIRTYPE), entry("a/b/g"))
+    source = packed(entry("n", tarfile.DIRTYPE, mode=0o700), entry("n/f"), (entry("a/b/f"), b"x"), entry("a/b/g"))
     with tarfile.open(fileobj=io.BytesIO(b"".join(pack.plain(source)))) as tar:
         members = tar.getmembers()
-    assert [m.name for m in members] == ["input", "input/a", "input/a/b", "input/a/b/f", "input/a", "input/a/b/g"]
+    assert [m.name for m in members] == [
+        "input",
+        "input/n",
+        "input/n/f",
+        "input/a",
+        "input/a/b",
+        "input/a/b/f",
+        "input/a/b/g",
+    ]
     assert {m.uid for m in members} == {1000}
 
 

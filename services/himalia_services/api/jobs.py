@@ -235,7 +235,7 @@ async def archive(id: str, caller: Reader, parts: Deps) -> StreamingResponse:
     async with parts.db.read() as session:
         row = await jobs.find(session, caller, id)
         found = await jobs.outputs(session, row)
-    made = _tar(parts.files, found, int((row.finished_at or row.created_at).timestamp()))
+    made = pack.gathered(_tar(parts.files, found, int((row.finished_at or row.created_at).timestamp())))
     return StreamingResponse(
         _in_thread(made), media_type="application/gzip", headers=_attachment(f"{row.id}-outputs.tar.gz")
     )
@@ -272,5 +272,4 @@ def _tar(files: Files, found: Sequence[tuple[str, t.Output]], mtime: int) -> Ite
 
 async def _in_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
     while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-        if piece:
-            yield piece
+        yield piece

@@ -139,7 +139,10 @@ def plain(source: BinaryIO | None) -> Iterator[bytes]:
         folders: set[str] = {""}
         with _reading(source) as tar:
             for member in _members(tar):
-                yield from _lead(_name(member.name), folders)
+                name = _name(member.name)
+                yield from _lead(name, folders)
+                if member.isdir():
+                    folders.add(name)
                 yield from _copy(tar, member)
     yield END
 
@@ -153,6 +156,20 @@ def entry(header: tarfile.TarInfo, data: Iterable[bytes] = ()) -> Iterator[bytes
     yield header.tobuf(tarfile.PAX_FORMAT)
     yield from data
     yield bytes(-header.size % tarfile.BLOCKSIZE)
+
+
+def gathered(pieces: Iterable[bytes], size: int = _CHUNK) -> Iterator[bytes]:
+    """The same bytes in pieces of at least `size` but the last: each may be a trip to a thread."""
+    parts: list[bytes] = []
+    held = 0
+    for piece in pieces:
+        parts.append(piece)
+        held += len(piece)
+        if held >= size:
+            yield b"".join(parts)
+            parts, held = [], 0
+    if held:
+        yield b"".join(parts)
 
 
 def content(source: BinaryIO, path: str) -> Iterator[bytes]:

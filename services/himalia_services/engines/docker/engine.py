@@ -259,9 +259,9 @@ class DockerEngine:
         """Unpack a tar into a container's `/run/himalia`."""
 
         async def body() -> AsyncIterator[bytes]:
-            while (data := await asyncio.to_thread(next, tar, None)) is not None:
-                if data:
-                    yield data
+            pieces = pack.gathered(tar)
+            while (data := await asyncio.to_thread(next, pieces, None)) is not None:
+                yield data
 
         async with _asking(900):
             # The parent is made by mounting, so the volume is there to be filled before anything ran.
