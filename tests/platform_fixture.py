@@ -150,7 +150,12 @@ class Person:
 
     def run(self, *argv: str, name: str = "", user: str = "jovyan") -> str:
         """Run a command in the workspace; a failure is the test's."""
-        code, output = self.container(name).exec_run(list(argv), user=user, workdir="/home/jovyan")
+        code, output = self.container(name).exec_run(
+            list(argv),
+            user=user,
+            workdir="/home/jovyan",
+            environment={**self.environment(name), "HOME": "/home/jovyan"},
+        )
         assert code == 0, f"{argv} ended with {code}: {output.decode(errors='replace')}"
         return output.decode()
 

@@ -391,6 +391,11 @@ class WorkspaceMixin(Spawner):
     def _default_options_form(self) -> Any:
         return type(self).render_form
 
+    @default("apply_user_options")
+    def _default_apply_user_options(self) -> Any:
+        # read at every start, not at submission: the hub keeps them, and uses them again when a start brings none
+        return lambda spawner, user_options: options.chosen(user_options) and None
+
     @default("options_from_form")
     def _default_options_from_form(self) -> Any:
         return options.from_form

@@ -11,8 +11,11 @@ import aiohttp
 
 Json = dict[str, Any]
 
-#: A plan is answered from rows; a control plane that needs longer is treated as away.
-PATIENCE_SECONDS = 2.0
+#: A control plane that is there takes a connection at once.
+CONNECT_SECONDS = 2.0
+#: Everything is answered from rows. Only a plan may take longer: volumes it names are made before it is answered.
+PATIENCE_SECONDS = 3.0
+PLAN_SECONDS = 30.0
 
 
 class Away(Exception):
@@ -38,7 +41,7 @@ class PlanService:
 
     async def plan(self, request: Json) -> Json:
         """The launch plan of one server; the same question gives the same workspace."""
-        return await self._ask("POST", "/internal/launch-plan", body=request)
+        return await self._ask("POST", "/internal/launch-plan", body=request, patience=PLAN_SECONDS)
 
     async def preserve(self, workspace: str) -> Json:
         """Begin a private save of the workspace; a save that is already under way is the answer as well."""
@@ -61,12 +64,19 @@ class PlanService:
         return await self._ask("GET", "/internal/options", query=person)
 
     async def _ask(
-        self, method: str, path: str, *, body: Json | None = None, query: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Json | None = None,
+        query: Mapping[str, str] | None = None,
+        patience: float = PATIENCE_SECONDS,
     ) -> Json:
+        timeout = aiohttp.ClientTimeout(total=patience, sock_connect=CONNECT_SECONDS)
         try:
             headers = {"Authorization": f"Bearer {self.token.read_text().strip()}"}
             async with aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(str(self.socket)), timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS)
+                connector=aiohttp.UnixConnector(str(self.socket)), timeout=timeout
             ) as session:
                 url = f"http://control{path}"
                 async with session.request(method, url, json=body, params=query, headers=headers) as answer:
