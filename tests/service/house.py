@@ -85,7 +85,18 @@ class House:
     # What people ask and the hub tells
 
     def token(self, who: str) -> str:
-        return self._tokens.setdefault(who, self.hub.token(who))
+        if who not in self._tokens:
+            made = self.hub.token(who)
+            # names may have letters that a header has not
+            self._tokens[who] = made.encode("ascii", "backslashreplace").decode()
+            self.hub.tokens[self._tokens[who]] = self.hub.tokens.pop(made)
+        return self._tokens[who]
+
+    def forget(self, who: str) -> None:
+        """The person's tokens are revoked; the next request makes a new one, and sees the hub as it is now."""
+        for token in [token for token, held in self.hub.tokens.items() if held.name == who]:
+            del self.hub.tokens[token]
+        self._tokens.pop(who, None)
 
     async def send(
         self, who: str, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None, **query: Any
