@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
+from pydantic import TypeAdapter
 from starlette.middleware.cors import CORSMiddleware
 
 from himalia import __version__
-from himalia_services.api import events, login, me, problem
+from himalia_services.api import environments, events, inputs, internal, jobs, login, me, problem, workspaces
 from himalia_services.api.auth import Seal
 from himalia_services.api.headers import REQUEST_ID, EveryAnswer
 from himalia_services.api.internal_auth import hub_only
@@ -22,21 +24,15 @@ BODY_MOST = 1 << 20
 INPUT_MOST = 210 << 20
 PREFLIGHT_SECONDS = 600
 
-_PROBLEM = {
-    "description": "A problem document",
-    "content": {problem.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-}
+_PROBLEM = {"description": "A problem document", "content": {problem.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 
 
 def create_app(parts: Parts) -> FastAPI:
     """The REST API and the browser's login. `app.state.closing` ends streams when it is set."""
     app = _app(parts, title="Himalia", openapi_url=f"{API}/openapi.json")
     app.state.seal = Seal(parts.settings.secret("seal"))
-    api = APIRouter(
-        prefix=API,
-        responses={"4XX": {"model": problem.Problem, **_PROBLEM}, "5XX": {"model": problem.Problem, **_PROBLEM}},
-    )
-    for noun in (me, *_there("workspaces", "environments", "jobs", "inputs"), events):
+    api = APIRouter(prefix=API, responses={"4XX": _PROBLEM, "5XX": _PROBLEM})
+    for noun in (me, workspaces, environments, jobs, inputs, events):
         api.include_router(noun.router)
     app.include_router(api)
     app.include_router(login.router, prefix=SERVICE_PATH)
@@ -50,6 +46,7 @@ def create_app(parts: Parts) -> FastAPI:
         max_age=PREFLIGHT_SECONDS,
     )
     app.add_middleware(EveryAnswer)
+    _document(app)
     return app
 
 
@@ -57,8 +54,7 @@ def create_internal_app(parts: Parts) -> FastAPI:
     """What the hub asks, on the unix socket only."""
     app = _app(parts, title="Himalia, internal", openapi_url=None)
     app.state.internal_token = parts.settings.secret("internal-token")
-    for noun in _there("internal"):
-        app.include_router(noun.router, dependencies=[Depends(hub_only)])
+    app.include_router(internal.router, dependencies=[Depends(hub_only)])
     app.add_middleware(EveryAnswer)
     return app
 
@@ -66,6 +62,24 @@ def create_internal_app(parts: Parts) -> FastAPI:
 def people(settings: Settings) -> str:
     """The origins of people's servers: one label below the domain, at our port or the scheme's own."""
     return rf"https?://[a-z0-9_-]+\.{re.escape(settings.domain)}(:{settings.port})?"
+
+
+def _document(app: FastAPI) -> None:
+    """Errors in the OpenAPI document as they are: problem documents, also where FastAPI writes its own shape for 422."""
+    generated = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generated()
+        schemas = document["components"]["schemas"]
+        schemas["Problem"] = TypeAdapter(problem.Problem).json_schema()
+        for theirs in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(theirs, None)
+        for verbs in document["paths"].values():
+            for operation in verbs.values():
+                operation["responses"].pop("422", None)
+        return document
+
+    app.openapi = openapi
 
 
 def _app(parts: Parts, *, title: str, openapi_url: str | None) -> FastAPI:
@@ -77,14 +91,3 @@ def _app(parts: Parts, *, title: str, openapi_url: str | None) -> FastAPI:
     app.add_middleware(problem.BodyLimit, most=BODY_MOST, more={f"{API}/inputs/": INPUT_MOST})
     app.add_middleware(problem.Bugs)
     return app
-
-
-def _there(*names):
-    import importlib
-    import importlib.util
-
-    return [
-        importlib.import_module(f"himalia_services.api.{n}")
-        for n in names
-        if importlib.util.find_spec(f"himalia_services.api.{n}")
-    ]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -15,8 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 import pytest_asyncio
+import structlog
 import yaml
-from cryptography.fernet import Fernet
 from fastapi import FastAPI
 
 from himalia_services.app import API, create_app, create_internal_app
@@ -38,7 +39,7 @@ SECRETS = {
     "service-token": SERVICE_TOKEN,
     "internal-token": INTERNAL_TOKEN,
     "registry-password": "registry-password-of-the-tests",
-    "seal": Fernet.generate_key().decode(),
+    "seal": base64.urlsafe_b64encode(b"seal-of-the-tests".ljust(32)).decode(),
 }
 
 #: As `Client` says: name, scopes, admin, groups → a client of the API.
@@ -71,6 +72,13 @@ def make_home(path: Path) -> Path:
         (secrets / name).write_text(value + "\n")
         (secrets / name).chmod(0o600)
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_log() -> None:
+    """Tracebacks as they are: drawn in colours with every variable, one takes seconds."""
+    processors = (structlog.contextvars.merge_contextvars, structlog.stdlib.add_log_level, structlog.processors.format_exc_info)
+    structlog.configure(processors=[*processors, structlog.processors.JSONRenderer(default=str)], cache_logger_on_first_use=False)
 
 
 @pytest.fixture
