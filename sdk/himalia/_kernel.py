@@ -34,6 +34,9 @@ _himalia_code = _himalia_run(**__import__("json").loads({call!r}))
 """
 
 
+_GONE = frozenset({"dead", "restarting", "autorestarting"})
+
+
 @dataclass(frozen=True)
 class Finished:
     """A command that ended: its exit code (128 + n for signal n), and its stdout and stderr in the order they came."""
@@ -64,7 +67,7 @@ def run(
         kernel = _ask(himalia, http, "POST", f"{server}/api/kernels", headers, {"name": "python3"})["id"]
         try:
             session = uuid.uuid4().hex
-            with WebSocket(
+            with _channel(
                 f"{server}/api/kernels/{quote(kernel)}/channels?session_id={session}", headers=headers
             ) as channel:
                 cell = _CELL.format(call=json.dumps({"argv": argv, "cwd": cwd, "env": dict(env)}))
@@ -80,6 +83,13 @@ def run(
         error.finished = finished
         raise error
     return finished
+
+
+def broken() -> HimaliaError:
+    return HimaliaError(
+        "The workspace's Python kernel does not start, so nothing can be run this way. In a terminal there: pip install -U ipykernel",
+        code="kernel_broken",
+    )
 
 
 def server_url(lab: str) -> str:
@@ -111,6 +121,9 @@ def _execute(
     idle = False
     while code is None or not idle:
         message = _receive(channel, deadline)
+        # Said by the server of a kernel that ended, and so in answer to nobody.
+        if message.get("content", {}).get("execution_state") in _GONE:
+            raise broken()
         if message.get("parent_header", {}).get("msg_id") != id:
             continue
         kind, content = (

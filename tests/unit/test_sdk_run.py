@@ -238,6 +238,17 @@ class TestRun:
             with pytest.raises(errors.HimaliaError, match="No such file"):
                 await asyncio.to_thread(run, url)
 
+    async def test_a_kernel_that_dies_is_an_error_at_once(self) -> None:
+        async def dies(socket: web.WebSocketResponse) -> None:
+            await socket.receive()
+            await socket.send_str(says({}, "status", execution_state="restarting"))
+            await socket.receive()
+
+        async with server(dies) as (url, deleted):
+            with pytest.raises(errors.HimaliaError, match="kernel does not start"):
+                await asyncio.to_thread(run, url)
+        assert deleted == ["k1"]
+
     async def test_one_that_never_ends_is_given_up_and_its_kernel_with_it(self) -> None:
         async def silent(socket: web.WebSocketResponse) -> None:
             await socket.receive()
