@@ -97,6 +97,13 @@ def server_url(lab: str) -> str:
     return lab.split("?", 1)[0].rstrip("/").removesuffix("/lab")
 
 
+def _channel(url: str, *, headers: Mapping[str, str]) -> WebSocket:
+    try:
+        return WebSocket(url, headers=headers)
+    except TimeoutError:
+        raise broken() from None  # the server opens a channel once the kernel has answered
+
+
 def _ask(
     himalia: Himalia, http: httpx.Client, method: str, url: str, headers: Mapping[str, str], body: Any = None
 ) -> Any:
