@@ -25,10 +25,11 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ class Stage:
     parents: Mapping[str, Stage] = field(default_factory=dict)
     arguments: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         digest = hashlib.sha256()
         for part in (self.name, *(f"{name}={stage.hash}" for name, stage in sorted(self.parents.items()))):
@@ -193,20 +194,11 @@ def _sdk() -> tuple[File, ...]:
 def _extension() -> tuple[File, ...]:
     """The sources of himalia-lab, its list of packages apart: those are fetched once and not for every edit."""
     folder = REPOSITORY / "extensions/lab"
-    if not extension_is_delivered(folder):
-        return (File(path="Dockerfile", mode=0o644, content=b"ARG CODE\nFROM ${CODE}\nRUN mkdir /wheels\n"),)
     packages = tuple(
         File(path=f"packages/{name}", mode=0o644, content=(folder / name).read_bytes())
         for name in ("package.json", "package-lock.json")
     )
     return (*files(HERE / "base/extension"), *packages, *files(folder, "source/", MADE_IN_LAB))
-
-
-def extension_is_delivered(folder: Path) -> bool:
-    """Whether the lab extension can be built already; the image goes without it until then."""
-    return all(
-        (folder / name).exists() for name in ("README.md", "pyproject.toml", "package-lock.json", "src/index.ts")
-    )
 
 
 def _mirrors(environ: Mapping[str, str]) -> dict[str, str]:
@@ -282,7 +274,7 @@ class Progress:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lock = threading.Lock()
-        self.running: dict[str, str] = {}
+        self.running: list[str] = []
         self.state: dict[str, Any] = {
             "image": "", "step": 0, "steps": 0, "message": "", "started_at": datetime.now(UTC).isoformat(), "error": None,
         }  # fmt: skip
@@ -292,52 +284,57 @@ class Progress:
             self.state.update(image=image, step=0, steps=steps, message="")
             write(self.path, self.state)
 
-    def start(self, stage: Stage) -> None:
+    @contextlib.contextmanager
+    def step(self, message: str) -> Iterator[None]:
+        """One step while it runs; steps may overlap."""
+        print(message, flush=True)
+        self._show(message)
+        yield
         with self.lock:
-            self.running[stage.name] = stage.message
-            self._write()
-        print(f"{stage.message} ({stage.tag})", flush=True)
-
-    def finish(self, stage: Stage) -> None:
-        with self.lock:
-            self.running.pop(stage.name, None)
+            self.running.remove(message)
             self.state["step"] += 1
-            self._write()
+        self._show()
 
     def fail(self, error: str) -> None:
         with self.lock:
             self.state["error"] = error
             write(self.path, self.state)
 
-    def _write(self) -> None:
-        self.state["message"] = ", ".join(self.running.values())
-        write(self.path, self.state)
+    def end(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def _show(self, *started: str) -> None:
+        with self.lock:
+            self.running += started
+            self.state["message"] = ", ".join(self.running)
+            write(self.path, self.state)
 
 
 def build(
-    home: Path, names: Sequence[str], environ: Mapping[str, str] = os.environ, source: str = "auto"
+    home: Path,
+    names: Sequence[str],
+    progress: Progress,
+    environ: Mapping[str, str] = os.environ,
+    source: str = "auto",
+    push_to: Callable[[str], tuple[str, str]] | None = None,
 ) -> dict[str, dict[str, str]]:
-    """Build the named images and what they stand on; their entries for built.json, not yet pushed anywhere."""
+    """Build the named images and what they stand on, push the base image; their entries for built.json."""
     plan = stages(environ)
     folder = home / "images"
-    folder.mkdir(parents=True, exist_ok=True)
-    progress = Progress(folder / "progress.json")
+    entries: dict[str, dict[str, str]] = {}
     with _locked(folder / "lock"):
-        try:
-            for name in names:
-                missing = _missing(plan[name])
-                if missing:
-                    progress.begin(name, len(missing))
-                    _build_all(missing, folder, progress, environ, source)
-        except BuildError as error:
-            progress.fail(str(error))
-            raise
-        except BaseException as error:
-            progress.fail(f"The build was interrupted ({type(error).__name__}); start it again.")
-            raise
-        if not any(_missing(plan[name]) for name in names) and progress.state["steps"] == 0:
-            progress.path.unlink(missing_ok=True)
-    return {name: _entry(plan[name]) for name in names}
+        for name in names:
+            missing = _missing(plan[name])
+            pushed = push_to is not None and name == "base"
+            if missing:
+                progress.begin(name, len(missing) + pushed)
+                _build_all(missing, folder, progress, environ, source)
+            entries[name] = _entry(plan[name])
+            if push_to is not None and name == "base":
+                with progress.step("Storing the image in the registry") if missing else contextlib.nullcontext():
+                    digest, config = push_to(plan[name].tag)
+                entries[name] |= {"digest": digest, "config_digest": config}
+    return entries
 
 
 def _missing(stage: Stage) -> list[Stage]:
@@ -363,12 +360,11 @@ def _build_all(
     running: dict[Future[None], Stage] = {}
 
     def one(stage: Stage) -> None:
-        progress.start(stage)
-        if stage.name == "rootfs":
-            make_root(stage, folder, environ, source)
-        else:
-            build_stage(stage, folder, environ)
-        progress.finish(stage)
+        with progress.step(stage.message):
+            if stage.name == "rootfs":
+                make_root(stage, folder, environ, source)
+            else:
+                build_stage(stage, folder, environ)
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         while waiting or running:
@@ -603,19 +599,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build, push when a registry is named, and write built.json."""
     options = _options(argv)
     home = Path(options.home).expanduser().resolve()
+    (home / "images").mkdir(parents=True, exist_ok=True)
+    progress = Progress(home / "images/progress.json")
     began = time.monotonic()
+
+    def push_to(tag: str) -> tuple[str, str]:
+        return push(tag, options.registry, options.registry_user, _password(home))
+
     try:
-        built = build(home, [options.only] if options.only else ["registry", "base"], source=options.root)
-        if options.registry and "base" in built:
-            digest, config = push(built["base"]["tag"], options.registry, options.registry_user, _password(home))
-            built["base"] |= {"digest": digest, "config_digest": config}
+        names = [options.only] if options.only else ["registry", "base"]
+        built = build(home, names, progress, source=options.root, push_to=push_to if options.registry else None)
     except BuildError as error:
-        _record(home, str(error))
+        progress.fail(str(error))
         print(error, file=sys.stderr)
         return 1
-    _remember(home, built)
+    _remember(home / "images/built.json", built)
+    progress.end()
     for name, entry in built.items():
-        print(f"{name}: {entry['tag']}", flush=True)
+        print(f"{name}: {entry['tag']}")
     print(f"ready in {time.monotonic() - began:.1f} s")
     return 0
 
@@ -641,25 +642,13 @@ def _password(home: Path) -> str:
     return (kept.read_text() if kept.exists() else sys.stdin.readline()).strip()
 
 
-def _record(home: Path, error: str) -> None:
-    path = home / "images/progress.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = json.loads(path.read_text()) if path.exists() else {
-        "image": "", "step": 0, "steps": 0, "message": "", "started_at": datetime.now(UTC).isoformat(),
-    }  # fmt: skip
-    write(path, {**state, "error": error})
-
-
-def _remember(home: Path, built: Mapping[str, Mapping[str, str]]) -> None:
-    path = home / "images/built.json"
+def _remember(path: Path, built: Mapping[str, Mapping[str, str]]) -> None:
     known = json.loads(path.read_text()) if path.exists() else {}
     for name, entry in built.items():
         former = known.get(name, {})
         # Built again without a registry: what is known about the same image stays known.
         known[name] = former if former.get("tag") == entry["tag"] and not entry["digest"] else dict(entry)
     write(path, known)
-    progress = home / "images/progress.json"
-    progress.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
