@@ -35,6 +35,7 @@ from himalia.workspace import Workspace
 GROUP = "vision"
 FOLDER = "~/shared/vision/digits"
 COMMAND = Path(sys.executable).with_name("himalia")
+PAGE = 100  # repositories at a time; a registry refuses too many
 PATIENCE = 3600  # a first start waits for the image behind it
 
 TRAIN = '''\
@@ -220,7 +221,7 @@ class Registry:
 
     def find(self, digest: str) -> str:
         """The repository that has a manifest of that digest."""
-        for repository in json.loads(self.read("_catalog?n=10000"))["repositories"]:
+        for repository in self._repositories():
             if not repository.startswith("env/"):
                 continue
             try:
@@ -229,6 +230,12 @@ class Registry:
                 continue
             return repository
         raise Off(f"the registry has no image {digest}")
+
+    def _repositories(self) -> Iterator[str]:
+        last = ""
+        while page := json.loads(self.read(f"_catalog?n={PAGE}&last={last}"))["repositories"]:
+            yield from page
+            last = page[-1]
 
     def read(self, path: str) -> bytes:
         with self._ask(path) as answer:
