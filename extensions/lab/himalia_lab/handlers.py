@@ -75,9 +75,9 @@ class JobsHandler(HimaliaHandler):
     @authenticated
     @authorized
     async def post(self) -> None:
-        root = Path(os.path.expanduser(self.settings["server_root_dir"]))
+        root = self.settings["server_root_dir"]
         await self.answer(
-            lambda himalia: submit(himalia, root, Submission.read(self.body())),
+            lambda himalia: submit(himalia, Path(root).expanduser(), Submission.read(self.body())),
             lambda made: {"job": asdict(made[0]), "packed": made[1]},
             202,
         )

@@ -21,7 +21,7 @@ export class Jobs {
     return this._items;
   }
 
-  /** Null until the list was read once. */
+  /** Whether the list was read once. */
   get loaded(): boolean {
     return this._loaded;
   }

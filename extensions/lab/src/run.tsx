@@ -7,7 +7,7 @@ import { JobLine, useJob } from './job';
 import type { Jobs } from './jobs';
 import { Log } from './log';
 import { Action, Field, Select, Trouble, Waiting, useLoaded } from './react';
-import { Environment, Job, Machine, RunRequest, Submitted, Version, Workspace, isLive } from './schema';
+import { Environment, Job, Machine, RunRequest, Submitted, Workspace, isLive } from './schema';
 import { SheetView } from './sheet';
 
 interface RunProps {
@@ -81,11 +81,7 @@ async function known({ client, place, s }: Himalia, wanted: string | null): Prom
   ]);
   const saved = savedHere(workspace);
   const from = workspace?.environment ?? place.environment;
-  const choices = environments
-    .filter(environment => environment.latest?.phase === 'Saved')
-    .flatMap(environment =>
-      versionsOf(environment, [wanted, saved, from]).map(version => choice(environment, version))
-    );
+  const choices = environments.flatMap(environment => choicesOf(environment, [wanted, saved, from]));
   for (const one of choices) {
     const hint = one.ref === saved ? s.run.fromHere : one.ref === from ? s.run.here : '';
     one.label += hint && ` (${hint})`;
@@ -106,15 +102,12 @@ function savedHere(workspace: Workspace | null): string | null {
   return snapshot?.phase === 'Saved' ? snapshot.ref : null;
 }
 
-/** The latest version of an environment, and those that are wanted by name. */
-function versionsOf(environment: Environment, wanted: (string | null)[]): Version[] {
-  const { latest, versions } = environment;
-  const named = versions.filter(version => version.phase === 'Saved' && wanted.includes(version.ref));
-  return latest ? [latest, ...named.filter(version => version.ref !== latest.ref)] : named;
-}
-
-function choice(environment: Environment, version: Version): Choice {
-  return { ref: version.ref, label: version.ref, environment, ours: false };
+/** The latest version of an environment, and those of it that are wanted by name. */
+function choicesOf(environment: Environment, wanted: (string | null)[]): Choice[] {
+  const { latest, ref } = environment;
+  const named = wanted.filter(one => one !== null && one.startsWith(`${ref}:`));
+  const refs = new Set([...(latest?.phase === 'Saved' ? [latest.ref] : []), ...named]) as Set<string>;
+  return [...refs].map(one => ({ ref: one, label: one, environment, ours: false }));
 }
 
 function Form(props: ChoosingProps & { known: Known }): React.ReactElement {

@@ -154,7 +154,7 @@ function NameForm(props: SaveProps & Known & { name: string }): React.ReactEleme
           list="himalia-environments"
           autoComplete="off"
           spellCheck={false}
-          maxLength={63}
+          maxLength={64}
           required
         />
       </Field>
@@ -189,11 +189,8 @@ function Becomes({ name, owner, mine, himalia: { s } }: BecomesProps): React.Rea
     return null;
   }
   const existing = mine.find(environment => environment.name === name && environment.owner === owner);
-  const last = existing?.versions.reduce(
-    (most, version) => Math.max(most, version.number),
-    existing.latest?.number ?? 0
-  );
-  return <>{last ? s.save.next(`${owner}/${name}`, last + 1) : s.save.first(`${owner}/${name}`)}</>;
+  const ref = `${owner}/${name}`;
+  return <>{existing ? s.save.next(ref, existing.latest?.number ?? null) : s.save.first(ref)}</>;
 }
 
 interface ProgressProps extends SaveProps {

@@ -1,7 +1,7 @@
 /** Every word this extension shows, so that another language is one catalogue away. */
 
 import type { TranslationBundle } from '@jupyterlab/translation';
-import { bytes, duration } from './format';
+import { bytes } from './format';
 import { BadParameter, UnclosedQuote } from './inputs';
 import { Problem } from './problem';
 import type { Environment, Job, Machine, Version, Visibility } from './schema';
@@ -38,12 +38,14 @@ export function strings(trans: TranslationBundle) {
       name: __('Name'),
       note: __('Note'),
       notePlaceholder: __('What is new in it (optional)'),
-      next: (ref: string, number: number) => __('Becomes %1:%2, a new version of %1.', ref, number),
+      next: (ref: string, last: number | null) =>
+        last === null
+          ? __('Becomes a new version of %1.', ref)
+          : __('Becomes a new version of %1, after %2.', ref, last),
       first: (ref: string) => __('Becomes %1:1, a new environment, private until you share it.', ref),
       submit: __('Save environment'),
       submitting: __('Asking…'),
       saving: (ref: string) => __('Saving %1', ref),
-      running: __('A save of this workspace is running already.'),
       follow: __('Follow that save'),
       saved: (version: Version) =>
         version.size_bytes === null
@@ -155,11 +157,8 @@ export function strings(trans: TranslationBundle) {
         job.outputs === 1 ? __('1 output') : __('%1 outputs, %2', job.outputs, bytes(job.output_bytes)),
       place: (position: number) => (position === 1 ? __('next in the queue') : __('place %1 in the queue', position)),
       exit: (code: number) => __('exit code %1', code),
-      ran: (seconds: number) => duration(seconds),
       runIn: (job: Job) => __('%1 on %2', job.environment, job.machine),
-      gone: __('This job is deleted.'),
-      started: __('Started'),
-      submitted: __('Submitted')
+      gone: __('This job is deleted.')
     },
 
     log: {

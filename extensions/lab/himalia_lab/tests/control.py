@@ -193,6 +193,7 @@ class Machines(Handler):
 
 class Workspace(Handler):
     def get(self, workspace_id: str) -> None:
+        saves = [e["latest"] for e in self.control.environments.values() if e["latest"].get("workspace_id")]
         self.answer(
             {
                 "id": workspace_id,
@@ -202,7 +203,7 @@ class Workspace(Handler):
                 "status": "Running",
                 "environment": "himalia/base:1",
                 "machine": "small",
-                "latest_snapshot": None,
+                "latest_snapshot": saves[-1] if saves else None,
             }
         )
 
@@ -210,10 +211,11 @@ class Workspace(Handler):
 class Saves(Handler):
     def post(self, workspace_id: str) -> None:
         wanted = self.sent()
+        over = ("Saved", "Failed")
         running = next(
-            (e["latest"] for e in self.control.environments.values() if e["latest"]["phase"] == "Pushing"), None
+            (e["latest"] for e in self.control.environments.values() if e["latest"]["phase"] not in over), None
         )
-        if wanted["name"] == "busy" and running:
+        if running:
             link = f"/environments/{running['owner']}/{running['environment']}/versions/{running['number']}"
             self.problem(409, "save_running", f"{running['ref']} is being saved from this workspace.", link)
             return
@@ -236,7 +238,7 @@ def now() -> str:
 
 class Environments(Handler):
     def get(self) -> None:
-        self.page(list(self.control.environments.values()))
+        self.page([{**e, "versions": []} for e in self.control.environments.values()])
 
 
 class Environment(Handler):
