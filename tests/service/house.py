@@ -24,7 +24,14 @@ from service.fakehub import FakeHub, FakeServer
 
 PACKAGES = {"dpkg": [["tree", "2.1"]], "pip": [["numpy", "2.3.0"]]}
 BOOTS = {"ok": True, "reason": "", "message": "", "warnings": [], "packages": PACKAGES, "log_tail": ""}
-NO_BOOT = {"ok": False, "reason": "boot_check", "message": "The server did not answer.", "warnings": [], "packages": {}, "log_tail": "ImportError"}
+NO_BOOT = {
+    "ok": False,
+    "reason": "boot_check",
+    "message": "The server did not answer.",
+    "warnings": [],
+    "packages": {},
+    "log_tail": "ImportError",
+}
 
 Json = dict[str, Any]
 
@@ -99,24 +106,41 @@ class House:
         self._tokens.pop(who, None)
 
     async def send(
-        self, who: str, method: str, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None, **query: Any
+        self,
+        who: str,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **query: Any,
     ) -> httpx.Response:
-        async with httpx.AsyncClient(transport=self._api, base_url=f"{self.parts.settings.service_origin}{API}") as client:
+        async with httpx.AsyncClient(
+            transport=self._api, base_url=f"{self.parts.settings.service_origin}{API}"
+        ) as client:
             sent = {"Authorization": f"Bearer {self.token(who)}", **(headers or {})}
             return await client.request(method, path, json=body, params=query, headers=sent)
 
-    async def ask(self, who: str, method: str, path: str, body: Any = None, *, expect: int | None = None, **more: Any) -> Any:
+    async def ask(
+        self, who: str, method: str, path: str, body: Any = None, *, expect: int | None = None, **more: Any
+    ) -> Any:
         """One request of a person; the decoded answer. `expect` is the status it must have, without it any success."""
         return _decoded(await self.send(who, method, path, body, **more), expect)
 
-    async def tell(self, path: str, body: Any = None, *, method: str = "POST", expect: int | None = None, **query: Any) -> Any:
+    async def tell(
+        self, path: str, body: Any = None, *, method: str = "POST", expect: int | None = None, **query: Any
+    ) -> Any:
         """One request of the hub to the internal API."""
         secret = self.parts.settings.secret("internal-token")
         async with httpx.AsyncClient(transport=self._internal, base_url="http://control") as client:
             headers = {"Authorization": f"Bearer {secret}"}
-            return _decoded(await client.request(method, f"/internal/{path}", json=body, params=query, headers=headers), expect)
+            return _decoded(
+                await client.request(method, f"/internal/{path}", json=body, params=query, headers=headers), expect
+            )
 
-    async def plan(self, user: str, server: str = "", *, container: bool = True, expect: int | None = None, **options: str) -> Json:
+    async def plan(
+        self, user: str, server: str = "", *, container: bool = True, expect: int | None = None, **options: str
+    ) -> Json:
         """What the hub asks when a server starts."""
         person = self.hub.people[user]
         body = {
@@ -148,12 +172,16 @@ class House:
 
     async def save(self, who: str, workspace_id: str, name: str, **more: str) -> Json:
         """A save, to its end."""
-        begun = await self.ask(who, "POST", f"/workspaces/{workspace_id}/environments", {"name": name, **more}, expect=202)
+        begun = await self.ask(
+            who, "POST", f"/workspaces/{workspace_id}/environments", {"name": name, **more}, expect=202
+        )
         return await self.settled(begun["id"])
 
     async def settled(self, version_id: str) -> Json:
         """A version when its save is over, as the hub's side sees it."""
-        return await self.until(lambda: self.tell(f"versions/{version_id}", method="GET"), lambda v: v["phase"] in ("Saved", "Failed"))
+        return await self.until(
+            lambda: self.tell(f"versions/{version_id}", method="GET"), lambda v: v["phase"] in ("Saved", "Failed")
+        )
 
     # What happens around it
 

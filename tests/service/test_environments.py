@@ -65,7 +65,10 @@ async def test_a_version_tells_its_history_stretch_by_stretch(house: House) -> N
 
 async def test_what_is_not_there_is_not_found_with_a_way_on(house: House) -> None:
     await saved(house)
-    assert "no environment ada/nothing" in (await house.ask("ada", "GET", "/environments/ada/nothing", expect=404))["detail"]
+    assert (
+        "no environment ada/nothing"
+        in (await house.ask("ada", "GET", "/environments/ada/nothing", expect=404))["detail"]
+    )
     problem = await house.ask("ada", "GET", f"{VISION}/versions/7", expect=404)
     assert problem["link"] == VISION
     await house.ask("ada", "GET", f"{VISION}/versions/0", expect=422)
@@ -137,7 +140,9 @@ async def test_a_version_a_workspace_is_to_start_from_is_not_deleted(house: Hous
 
 async def test_a_version_a_live_job_runs_in_is_not_deleted(house: House) -> None:
     made = await saved(house)
-    job = await house.ask("ada", "POST", "/jobs", {"kind": "command", "command": ["true"], "environment": "ada/vision:1"})
+    job = await house.ask(
+        "ada", "POST", "/jobs", {"kind": "command", "command": ["true"], "environment": "ada/vision:1"}
+    )
     problem = await house.ask("ada", "DELETE", f"{VISION}/versions/1", expect=409)
     assert problem["link"] == f"/jobs/{job['id']}"
     async with house.parts.db.write() as session:

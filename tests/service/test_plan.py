@@ -31,7 +31,11 @@ async def test_a_plan_is_whole(house: House) -> None:
         "workspace_id": workspace,
         "container": f"{prefix}-{workspace}",
         "network": prefix,
-        "image": {"repository": "himalia/base", "digest": "sha256:" + "a" * 64, "config_digest": "sha256:" + "a" * 63 + "0"},
+        "image": {
+            "repository": "himalia/base",
+            "digest": "sha256:" + "a" * 64,
+            "config_digest": "sha256:" + "a" * 63 + "0",
+        },
         "environment": "himalia/base:1",
         "runs_as_you": "",
         "machine": {"name": "small", "cpu": 1.0, "memory_bytes": 2 << 30, "shm_bytes": 256 << 20},
@@ -100,7 +104,14 @@ async def test_nobody_but_the_hub_gets_a_plan(house: House) -> None:
 
 async def test_a_start_while_the_base_image_builds_is_told_how_far_it_is(house: House) -> None:
     await unbuild(house)
-    progress = {"image": "base", "step": 3, "steps": 9, "message": "installing JupyterLab", "started_at": "", "error": None}
+    progress = {
+        "image": "base",
+        "step": 3,
+        "steps": 9,
+        "message": "installing JupyterLab",
+        "started_at": "",
+        "error": None,
+    }
     house.parts.settings.progress.write_text(json.dumps(progress))
     problem = await house.plan("ada", container=False, expect=503)
     assert problem["code"] == "image_building"
@@ -169,7 +180,10 @@ async def test_another_environment_is_refused_while_there_is_a_container(house: 
     await saved(house)
     problem = await house.plan("ada", environment="ada/vision:1", expect=409)
     assert problem["code"] == "other_environment"
-    assert problem["detail"] == "This workspace runs himalia/base:1. Save it, or open ada/vision:1 as a workspace of its own."
+    assert (
+        problem["detail"]
+        == "This workspace runs himalia/base:1. Save it, or open ada/vision:1 as a workspace of its own."
+    )
     assert (await house.plan("ada"))["environment"] == "himalia/base:1"
 
 
@@ -182,7 +196,12 @@ async def test_without_a_container_another_environment_becomes_the_workspaces(ho
 async def test_a_container_that_is_not_mentioned_counts_as_there(house: House) -> None:
     await saved(house)
     person = house.hub.people["ada"]
-    body = {"user": "ada", "user_created": person.created, "groups": ["vision"], "user_options": {"environment": "ada/vision:1"}}
+    body = {
+        "user": "ada",
+        "user_created": person.created,
+        "groups": ["vision"],
+        "user_options": {"environment": "ada/vision:1"},
+    }
     assert (await house.tell("launch-plan", body, expect=409))["code"] == "other_environment"
 
 
@@ -216,7 +235,9 @@ async def test_an_environment_that_is_still_being_saved_cannot_be_started(house:
 
 async def test_somebody_elses_environment_says_whose_programs_run(house: House) -> None:
     await saved(house, visibility="everyone")
-    assert (await house.plan("ben", container=False, environment="ada/vision"))["runs_as_you"] == "Made by ada; programs in it run as you."
+    assert (await house.plan("ben", container=False, environment="ada/vision"))[
+        "runs_as_you"
+    ] == "Made by ada; programs in it run as you."
     assert (await house.plan("ada", "second", container=False, environment="ada/vision"))["runs_as_you"] == ""
 
 
@@ -244,7 +265,11 @@ async def test_another_machine_is_a_change_of_the_same_workspace(house: House) -
     after = await house.plan("ada", machine="medium")
     assert after["machine"]["memory_bytes"] == 6 << 30
     assert after["env"]["MEM_LIMIT"] == str(6 << 30)
-    assert (after["workspace_id"], after["mounts_hash"], after["image"]) == (before["workspace_id"], before["mounts_hash"], before["image"])
+    assert (after["workspace_id"], after["mounts_hash"], after["image"]) == (
+        before["workspace_id"],
+        before["mounts_hash"],
+        before["image"],
+    )
     assert (await house.plan("ada"))["machine"]["name"] == "medium"
 
 
@@ -267,7 +292,11 @@ async def test_a_group_joined_or_left_changes_the_mounts_and_their_hash(house: H
     before = await house.started("ada")
     house.hub.people["ada"].groups = ["audio", "vision"]
     joined = await house.plan("ada")
-    assert [m["target"] for m in joined["mounts"]] == ["/home/jovyan", "/home/jovyan/shared/audio", "/home/jovyan/shared/vision"]
+    assert [m["target"] for m in joined["mounts"]] == [
+        "/home/jovyan",
+        "/home/jovyan/shared/audio",
+        "/home/jovyan/shared/vision",
+    ]
     house.hub.people["ada"].groups = []
     left = await house.plan("ada")
     assert [m["target"] for m in left["mounts"]] == ["/home/jovyan"]
@@ -332,7 +361,9 @@ async def test_the_spawn_page_offers_presets_mine_and_what_is_shared_with_me(hou
 async def offered(house: House, user: str, server: str = "", **more: str) -> dict:
     person = house.hub.people[user]
     groups = ",".join(person.groups)
-    return await house.tell("options", method="GET", user=user, user_created=person.created, groups=groups, server=server, **more)
+    return await house.tell(
+        "options", method="GET", user=user, user_created=person.created, groups=groups, server=server, **more
+    )
 
 
 async def test_the_spawn_page_of_a_new_workspace_proposes_the_defaults(house: House) -> None:

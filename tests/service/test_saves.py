@@ -28,9 +28,13 @@ def phases(shown: dict[str, Any]) -> list[str]:
     return [entry["status"] for entry in shown["status_history"]]
 
 
-async def begin(house: House, name: str = "vision", *, workspace: str | None = None, who: str = "ada") -> dict[str, Any]:
+async def begin(
+    house: House, name: str = "vision", *, workspace: str | None = None, who: str = "ada"
+) -> dict[str, Any]:
     id = workspace or (await house.started(who))["workspace_id"]
-    return await house.ask(who, "POST", f"/workspaces/{id}/environments", {"name": name, "note": "with scikit-learn"}, expect=202)
+    return await house.ask(
+        who, "POST", f"/workspaces/{id}/environments", {"name": name, "note": "with scikit-learn"}, expect=202
+    )
 
 
 async def stored(house: House, id: str) -> t.Version:
@@ -70,7 +74,12 @@ async def test_the_trial_start_has_no_network_no_home_no_mounts_and_nobodys_toke
     await house.turn()
     (seen,) = house.engine.workloads.values()
     assert seen.workload.id == "boot-" + version_id.removeprefix("ver-")
-    assert (seen.workload.verb, seen.workload.network, seen.workload.home, seen.workload.mounts) == ("boot-check", "none", "tmpfs", ())
+    assert (seen.workload.verb, seen.workload.network, seen.workload.home, seen.workload.mounts) == (
+        "boot-check",
+        "none",
+        "tmpfs",
+        (),
+    )
     assert seen.workload.spec == {"timeout_seconds": 60, "env": {}}
     assert (await stored(house, version_id)).status == "Verifying"
 
@@ -90,7 +99,9 @@ async def test_the_trial_container_is_gone_when_the_save_is_over(house: House) -
 
 
 async def test_a_kernel_that_is_broken_is_a_warning_and_not_a_failure(house: House) -> None:
-    house.engine.scripts["boot-check"] = Ends(result={"ok": True, "warnings": ["kernel_broken: typing_extensions is too old"], "packages": {}})
+    house.engine.scripts["boot-check"] = Ends(
+        result={"ok": True, "warnings": ["kernel_broken: typing_extensions is too old"], "packages": {}}
+    )
     plan = await house.started("ada")
     saved = await house.save("ada", plan["workspace_id"], "vision")
     assert saved["phase"] == "Saved"
@@ -171,7 +182,9 @@ async def test_a_workspace_that_was_never_started_has_nothing_to_save(house: Hou
 @pytest.mark.parametrize("name", ["Vision", "a b", "", "-a"])
 async def test_a_name_an_environment_cannot_have_is_refused_with_the_rule(house: House, name: str) -> None:
     plan = await house.started("ada")
-    problem = await house.ask("ada", "POST", f"/workspaces/{plan['workspace_id']}/environments", {"name": name}, expect=422)
+    problem = await house.ask(
+        "ada", "POST", f"/workspaces/{plan['workspace_id']}/environments", {"name": name}, expect=422
+    )
     assert "small letters" in problem["detail"]
 
 
@@ -194,7 +207,11 @@ async def test_a_failed_save_says_why_and_changes_nothing(house: House) -> None:
     good = await house.save("ada", plan["workspace_id"], "vision")
     house.engine.fail_save(EngineError("The disk is full.", code="push_failed"))
     failed = await house.save("ada", plan["workspace_id"], "vision")
-    assert (failed["phase"], failed["reason_code"], failed["reason_message"]) == ("Failed", "push_failed", "The disk is full.")
+    assert (failed["phase"], failed["reason_code"], failed["reason_message"]) == (
+        "Failed",
+        "push_failed",
+        "The disk is full.",
+    )
     shown = await house.ask("ada", "GET", "/environments/ada/vision")
     assert shown["latest"]["digest"] == good["digest"]
     workspace = await house.ask("ada", "GET", f"/workspaces/{plan['workspace_id']}")
@@ -202,7 +219,10 @@ async def test_a_failed_save_says_why_and_changes_nothing(house: House) -> None:
     assert (await house.save("ada", plan["workspace_id"], "vision"))["number"] == 3
 
 
-@pytest.mark.parametrize(("code", "reason"), [("workspace_gone", "workspace_gone"), ("commit_failed", "commit_failed"), ("something", "commit_failed")])
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [("workspace_gone", "workspace_gone"), ("commit_failed", "commit_failed"), ("something", "commit_failed")],
+)
 async def test_a_failed_save_has_a_stable_reason(house: House, code: str, reason: str) -> None:
     house.engine.fail_save(EngineError("No.", code=code))
     plan = await house.started("ada")
@@ -244,7 +264,9 @@ async def test_an_engine_that_does_not_answer_for_a_while_costs_time_and_nothing
 async def test_an_engine_that_never_answers_again_ends_the_save(house: House) -> None:
     house.engine.fail("save", EngineUnavailable("The engine does not answer."), times=TRIES + 5)
     version_id = (await begin(house))["id"]
-    failed = await house.until(lambda: house.tell(f"versions/{version_id}", method="GET"), lambda v: v["phase"] == "Failed", turns=TRIES + 2)
+    failed = await house.until(
+        lambda: house.tell(f"versions/{version_id}", method="GET"), lambda v: v["phase"] == "Failed", turns=TRIES + 2
+    )
     assert failed["reason_code"] == "interrupted"
     assert len(house.engine.saves) == TRIES
 
@@ -279,7 +301,9 @@ POINTS = ["version.committing", "version.pushed", "version.verifying", "version.
 
 
 @pytest.mark.parametrize("point", POINTS)
-async def test_a_save_killed_anywhere_goes_on_to_its_end(house: House, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_save_killed_anywhere_goes_on_to_its_end(
+    house: House, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     version_id = (await begin(house))["id"]
     await crash(house, point, monkeypatch)
     await free_leases(house)
@@ -294,7 +318,9 @@ async def free_leases(house: House) -> None:
     await due.free(house.parts.db, [t.Version])
 
 
-async def test_a_lease_a_killed_process_left_keeps_others_off_until_it_runs_out(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lease_a_killed_process_left_keeps_others_off_until_it_runs_out(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     version_id = (await begin(house))["id"]
     await crash(house, "version.committing", monkeypatch)
     await house.turn()

@@ -36,8 +36,16 @@ async def sees(house: House, who: str) -> bool:
         (await house.send(who, "GET", f"{VISION}/versions/1/packages")).status_code,
     ]
     person = house.hub.people[who]
-    body = {"user": who, "user_created": person.created, "groups": person.groups, "server": f"try{len(house.hub.calls)}", "container": False}
-    plan = await house.tell("launch-plan", body | {"user_options": {"environment": "ada/vision:1"}}, expect=200 if listed else 404)
+    body = {
+        "user": who,
+        "user_created": person.created,
+        "groups": person.groups,
+        "server": f"try{len(house.hub.calls)}",
+        "container": False,
+    }
+    plan = await house.tell(
+        "launch-plan", body | {"user_options": {"environment": "ada/vision:1"}}, expect=200 if listed else 404
+    )
     assert set(ways) == ({200} if listed else {404}), ways
     return listed and plan["environment"] == "ada/vision:1"
 
@@ -52,7 +60,9 @@ async def sees(house: House, who: str) -> bool:
         ({"visibility": "everyone"}, {"ben", "eve"}),
     ],
 )
-async def test_a_level_is_for_exactly_those_it_names_and_holds_at_once(house: House, request_: dict, seen_by: set[str]) -> None:
+async def test_a_level_is_for_exactly_those_it_names_and_holds_at_once(
+    house: House, request_: dict, seen_by: set[str]
+) -> None:
     await share(house, visibility="everyone")
     await share(house, **request_)
     assert {who for who in ("ben", "eve") if await sees(house, who)} == seen_by
@@ -94,7 +104,9 @@ async def test_a_name_of_any_spelling_is_found_in_a_share(house: House, name: st
         ({"visibility": "private", "description": "x" * 4001}, "characters"),
     ],
 )
-async def test_a_share_that_cannot_be_is_refused_with_the_reason_and_changes_nothing(house: House, request_: dict, sentence: str) -> None:
+async def test_a_share_that_cannot_be_is_refused_with_the_reason_and_changes_nothing(
+    house: House, request_: dict, sentence: str
+) -> None:
     problem = await share(house, expect=422, **request_)
     assert sentence in problem["detail"]
     assert (await house.ask("ada", "GET", VISION))["visibility"] == "private"
@@ -138,7 +150,9 @@ async def test_presets_are_nobodys_to_change(house: House) -> None:
 async def test_a_person_called_as_the_platform_gets_nothing_of_it(house: House) -> None:
     house.hub.person("himalia")
     plan = await house.started("himalia")
-    problem = await house.ask("himalia", "POST", f"/workspaces/{plan['workspace_id']}/environments", {"name": "base"}, expect=422)
+    problem = await house.ask(
+        "himalia", "POST", f"/workspaces/{plan['workspace_id']}/environments", {"name": "base"}, expect=422
+    )
     assert "platform" in problem["detail"]
     await house.ask("himalia", "DELETE", "/environments/himalia/base", expect=403)
 
@@ -161,5 +175,7 @@ async def test_two_people_of_one_name_each_find_their_own(house: House) -> None:
 
 async def test_a_token_that_may_only_read_cannot_share(house: House) -> None:
     token = house.hub.token("ada", ["access:services!service=himalia", "custom:himalia:environments:read!user"])
-    answer = await house.send("ada", "PATCH", VISION, {"visibility": "everyone"}, headers={"Authorization": f"Bearer {token}"})
+    answer = await house.send(
+        "ada", "PATCH", VISION, {"visibility": "everyone"}, headers={"Authorization": f"Bearer {token}"}
+    )
     assert answer.status_code == 403

@@ -31,7 +31,12 @@ async def test_a_new_workspace_is_a_row_at_once_and_the_hub_is_asked_after(house
     assert answer.status_code == 202
     made = answer.json()
     assert answer.headers["Location"] == f"/services/himalia/api/v1/workspaces/{made['id']}"
-    assert (made["status"], made["name"], made["display_name"], made["machine"]) == ("Creating", "box", "My box", "small")
+    assert (made["status"], made["name"], made["display_name"], made["machine"]) == (
+        "Creating",
+        "box",
+        "My box",
+        "small",
+    )
     assert house.asked_of_hub("POST") == []
     await house.turn()
     assert house.asked_of_hub("POST") == ["/users/ada/servers/box"]
@@ -102,7 +107,10 @@ async def test_an_environment_or_machine_that_is_not_there_makes_no_workspace(ho
 async def test_everybody_sees_their_own_and_admins_everybodys(house: House) -> None:
     mine, bens = await make(house), await make(house, who="ben")
     assert [w["id"] for w in (await house.ask("ada", "GET", "/workspaces"))["items"]] == [mine["id"]]
-    assert {w["id"] for w in (await house.ask("root", "GET", "/workspaces", all="true"))["items"]} == {mine["id"], bens["id"]}
+    assert {w["id"] for w in (await house.ask("root", "GET", "/workspaces", all="true"))["items"]} == {
+        mine["id"],
+        bens["id"],
+    }
     await house.ask("ada", "GET", "/workspaces", all="true", expect=403)
 
 
@@ -146,7 +154,13 @@ async def test_start_and_stop_are_rows_first_and_calls_after(house: House) -> No
     await house.turn()
     shown = await house.ask("ada", "GET", path)
     assert shown["status"] == "Running"
-    assert [h["status"] for h in shown["status_history"]][-5:] == ["Running", "Stopping", "Stopped", "Starting", "Running"]
+    assert [h["status"] for h in shown["status_history"]][-5:] == [
+        "Running",
+        "Stopping",
+        "Stopped",
+        "Starting",
+        "Running",
+    ]
 
 
 async def test_starting_what_runs_and_stopping_what_is_stopped_change_nothing(house: House) -> None:
@@ -165,9 +179,13 @@ async def test_starting_what_runs_and_stopping_what_is_stopped_change_nothing(ho
 async def test_a_start_with_another_environment_is_refused_at_once(house: House) -> None:
     plan = await house.started("ada")
     await house.save("ada", plan["workspace_id"], "vision")
-    problem = await house.ask("ada", "POST", f"/workspaces/{plan['workspace_id']}/start", {"environment": "ada/vision"}, expect=409)
+    problem = await house.ask(
+        "ada", "POST", f"/workspaces/{plan['workspace_id']}/start", {"environment": "ada/vision"}, expect=409
+    )
     assert problem["code"] == "other_environment"
-    await house.ask("ada", "POST", f"/workspaces/{plan['workspace_id']}/start", {"environment": "himalia/base"}, expect=202)
+    await house.ask(
+        "ada", "POST", f"/workspaces/{plan['workspace_id']}/start", {"environment": "himalia/base"}, expect=202
+    )
 
 
 async def test_a_stop_before_the_hub_was_asked_to_start_ends_stopped(house: House) -> None:
@@ -227,7 +245,9 @@ async def test_deleting_removes_server_row_and_private_saves(house: House) -> No
 
 async def test_the_default_workspace_is_not_deleted(house: House) -> None:
     plan = await house.started("ada")
-    assert (await house.ask("ada", "DELETE", f"/workspaces/{plan['workspace_id']}", expect=409))["code"] == "default_workspace"
+    assert (await house.ask("ada", "DELETE", f"/workspaces/{plan['workspace_id']}", expect=409))[
+        "code"
+    ] == "default_workspace"
 
 
 async def test_a_workspace_that_is_being_saved_is_not_deleted(house: House) -> None:
@@ -258,7 +278,11 @@ async def test_what_the_spawner_tells_is_the_status_with_its_reason(house: House
     assert (await house.workspace("ada", id))["started_at"] is not None
     await house.phase(id, "Failed", "server_failed", "The workspace ran out of memory.")
     shown = await house.workspace("ada", id)
-    assert (shown["status"], shown["reason_code"], shown["reason_message"]) == ("Failed", "server_failed", "The workspace ran out of memory.")
+    assert (shown["status"], shown["reason_code"], shown["reason_message"]) == (
+        "Failed",
+        "server_failed",
+        "The workspace ran out of memory.",
+    )
 
 
 async def test_a_word_that_comes_too_late_is_dropped(house: House) -> None:
@@ -323,7 +347,9 @@ async def test_an_old_persons_order_never_reaches_a_new_persons_server(house: Ho
 
 
 @pytest.mark.parametrize("point", ["workspace.start", "workspace.start.asked"])
-async def test_an_order_killed_half_way_is_carried_out(house: House, point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_order_killed_half_way_is_carried_out(
+    house: House, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = await make(house)
 
     class Killed(BaseException):

@@ -52,11 +52,19 @@ BAD = {"ok": False, "message": "The server did not answer.", "log_tail": "Import
         (Facts(phase="Failed", worker=EXITED, result=GOOD), Rest()),
         (
             Facts(phase="Verifying", worker=EXITED, result=GOOD),
-            Conclude(status="Saved", warnings=("kernel_broken: no module named traitlets",), packages={"pip": [["numpy", "2.3.0"]]}),
+            Conclude(
+                status="Saved",
+                warnings=("kernel_broken: no module named traitlets",),
+                packages={"pip": [["numpy", "2.3.0"]]},
+            ),
         ),
         (
             Facts(phase="Verifying", worker=EXITED, result=BAD),
-            Conclude(status="Failed", reason_code="boot_check", reason_message="The server did not answer.\nImportError: tornado"),
+            Conclude(
+                status="Failed",
+                reason_code="boot_check",
+                reason_message="The server did not answer.\nImportError: tornado",
+            ),
         ),
         (
             Facts(phase="Verifying", worker=CRASHED),
@@ -69,7 +77,9 @@ BAD = {"ok": False, "message": "The server did not answer.", "log_tail": "Import
         (
             Facts(phase="Verifying", worker=KILLED),
             Conclude(
-                status="Failed", reason_code="boot_check", reason_message="The environment's trial start ran out of memory before it could report."
+                status="Failed",
+                reason_code="boot_check",
+                reason_message="The environment's trial start ran out of memory before it could report.",
             ),
         ),
     ],
@@ -109,8 +119,12 @@ def test_every_decision_about_every_state_is_a_legal_move() -> None:
     workers = [None, CREATED, RUNNING, ABSENT, EXITED, CRASHED, KILLED]
     results = [None, {}, GOOD, BAD]
     ages = [timedelta(), LATE]
-    for phase, attempt, tries, behind, worker, result, age in product(VERSION, (0, 3), (0, TRIES), (False, True), workers, results, ages):
-        end = decide(Facts(phase=phase, attempt=attempt, tries=tries, behind=behind, worker=worker, result=result, verifying=age))
+    for phase, attempt, tries, behind, worker, result, age in product(
+        VERSION, (0, 3), (0, TRIES), (False, True), workers, results, ages
+    ):
+        end = decide(
+            Facts(phase=phase, attempt=attempt, tries=tries, behind=behind, worker=worker, result=result, verifying=age)
+        )
         if isinstance(end, Conclude):
             assert end.status in VERSION[phase]
             assert (end.status == "Failed") == bool(end.reason_code and end.reason_message)

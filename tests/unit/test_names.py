@@ -51,7 +51,9 @@ def test_an_escaped_folder_says_what_it_was(group: str) -> None:
 
 @given(ANY_TEXT, ANY_TEXT)
 def test_two_groups_never_share_a_volume(one: str, other: str) -> None:
-    assert (names.group_volume("himalia-0badcafe", one) == names.group_volume("himalia-0badcafe", other)) == (one == other)
+    assert (names.group_volume("himalia-0badcafe", one) == names.group_volume("himalia-0badcafe", other)) == (
+        one == other
+    )
 
 
 def test_names_on_the_engine_are_those_of_the_contract() -> None:
@@ -67,7 +69,20 @@ def test_a_reference_reads_back_as_it_was_written(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "vision", "/vision", "ada/", "ada/Vision", "ada/vision:", "ada/vision:0", "ada/vision:-1", "ada/vision:x", "ada/a/b", "ada/vision:³"]
+    "text",
+    [
+        "",
+        "vision",
+        "/vision",
+        "ada/",
+        "ada/Vision",
+        "ada/vision:",
+        "ada/vision:0",
+        "ada/vision:-1",
+        "ada/vision:x",
+        "ada/a/b",
+        "ada/vision:³",
+    ],
 )
 def test_what_names_no_environment_is_refused_with_a_sentence(text: str) -> None:
     with pytest.raises(Invalid, match="as in ada/vision:3"):

@@ -44,7 +44,15 @@ def test_a_failed_or_saved_version_stays_so() -> None:
     assert VERSION["Saved"] == VERSION["Failed"] == frozenset()
 
 
-SEEN = [None, Seen(False), Seen(True), Seen(False, "spawn"), Seen(True, "stop"), Seen(False, "stop"), Seen(False, "check")]
+SEEN = [
+    None,
+    Seen(False),
+    Seen(True),
+    Seen(False, "spawn"),
+    Seen(True, "stop"),
+    Seen(False, "stop"),
+    Seen(False, "check"),
+]
 
 
 @pytest.mark.parametrize(("status", "seen"), list(product(WORKSPACE, SEEN)))

@@ -27,7 +27,10 @@ Number = Annotated[int, Path(ge=1, le=999_999_999)]
 
 @router.get("/environments")
 async def index(
-    caller: Reader, parts: Deps, paging: Pages, everybody: Annotated[bool, Query(alias="all", description="Everybody's; for admins")] = False
+    caller: Reader,
+    parts: Deps,
+    paging: Pages,
+    everybody: Annotated[bool, Query(alias="all", description="Everybody's; for admins")] = False,
 ) -> Page[Environment]:
     """Mine, those shared with me, and the presets; newest first."""
     if everybody and not caller.admin:
@@ -73,7 +76,9 @@ async def version(owner: str, name: str, number: Number, caller: Reader, parts: 
 async def delete_version(owner: str, name: str, number: Number, caller: Writer, parts: Deps) -> None:
     async with parts.db.write() as session:
         environment = await environments.find(session, caller, owner, name)
-        await environments.delete_version(session, caller, environment, await environments.version(session, environment, number))
+        await environments.delete_version(
+            session, caller, environment, await environments.version(session, environment, number)
+        )
 
 
 @router.get("/environments/{owner}/{name}/versions/{number}/packages")

@@ -127,7 +127,11 @@ async def options(
         caller = plan.starter(person, admin, [g for g in groups.split(",") if g])
         workspace = await plan.find(session, person, server)
         have = await plan.have(session, workspace) if workspace is not None else None
-        rows = [row for row in await session.scalars(select(t.Environment).where(rights.listed(caller))) if rights.may_use(caller, row)]
+        rows = [
+            row
+            for row in await session.scalars(select(t.Environment).where(rights.listed(caller)))
+            if rights.may_use(caller, row)
+        ]
         offered = [e for e in await wire.environments(session, caller, rows) if e.latest is not None]
         fallback = str(names.Ref(names.PLATFORM, parts.catalog.default_preset.name))
         return Offer(

@@ -31,7 +31,10 @@ Saver = Annotated[Caller, Depends(needs("environments:write"))]
 
 @router.get("/workspaces")
 async def index(
-    caller: Reader, parts: Deps, paging: Pages, everybody: Annotated[bool, Query(alias="all", description="Everybody's; for admins")] = False
+    caller: Reader,
+    parts: Deps,
+    paging: Pages,
+    everybody: Annotated[bool, Query(alias="all", description="Everybody's; for admins")] = False,
 ) -> Page[Workspace]:
     if everybody and not caller.admin:
         raise Forbidden("Only admins see everybody's workspaces.")
@@ -43,7 +46,9 @@ async def index(
 
 
 @router.post("/workspaces", status_code=202)
-async def create(request: WorkspaceRequest, caller: Writer, parts: Deps, key: Idempotent, response: Response) -> Workspace:
+async def create(
+    request: WorkspaceRequest, caller: Writer, parts: Deps, key: Idempotent, response: Response
+) -> Workspace:
     """Make a workspace, the default one when it has no name."""
     async with parts.db.write() as session:
         made = await replay(session, caller, key)
@@ -87,7 +92,9 @@ async def stop(id: str, caller: Writer, parts: Deps) -> Workspace:
 
 
 @router.post("/workspaces/{id}/environments", status_code=202)
-async def save(id: str, request: SaveRequest, caller: Saver, parts: Deps, key: Idempotent, response: Response) -> Version:
+async def save(
+    id: str, request: SaveRequest, caller: Saver, parts: Deps, key: Idempotent, response: Response
+) -> Version:
     """Save the workspace, running or stopped, as the next version of an environment."""
     async with parts.db.write() as session:
         made = await replay(session, caller, key)

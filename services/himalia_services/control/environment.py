@@ -28,22 +28,35 @@ async def find(session: AsyncSession, caller: Caller, owner: str, name: str) -> 
     rows = await session.scalars(
         select(t.Environment)
         .join(t.Person, t.Person.id == t.Environment.owner_id)
-        .where(t.Environment.owner == owner, t.Environment.name == name, t.Environment.deleted_at.is_(None), t.Environment.hidden.is_(False))
+        .where(
+            t.Environment.owner == owner,
+            t.Environment.name == name,
+            t.Environment.deleted_at.is_(None),
+            t.Environment.hidden.is_(False),
+        )
         .order_by(t.Person.created_at.desc())
     )
     # a name given again has two owners: the caller's own comes first, then the newest person's
     usable = sorted((row for row in rows if rights.may_use(caller, row)), key=lambda row: not rights.mine(caller, row))
     if not usable:
-        raise NotFound(f"There is no environment {owner}/{name}, or it is not shared with you.", code="environment_not_found")
+        raise NotFound(
+            f"There is no environment {owner}/{name}, or it is not shared with you.", code="environment_not_found"
+        )
     return usable[0]
 
 
 async def version(session: AsyncSession, environment: t.Environment, number: int) -> t.Version:
     row = await session.scalar(
-        select(t.Version).where(t.Version.environment_id == environment.id, t.Version.number == number, t.Version.deleted_at.is_(None))
+        select(t.Version).where(
+            t.Version.environment_id == environment.id, t.Version.number == number, t.Version.deleted_at.is_(None)
+        )
     )
     if row is None:
-        raise NotFound(f"{environment.owner}/{environment.name} has no version {number}.", code="version_not_found", link=path(environment))
+        raise NotFound(
+            f"{environment.owner}/{environment.name} has no version {number}.",
+            code="version_not_found",
+            link=path(environment),
+        )
     return row
 
 
@@ -57,7 +70,9 @@ async def resolve(session: AsyncSession, caller: Caller, text: str) -> tuple[t.E
         return environment, await newest(session, environment)
     row = await version(session, environment, ref.number)
     if row.status != "Saved":
-        raise Conflict(f"{ref} is not saved: it is {row.status}.", code="version_not_saved", link=path(environment, row))
+        raise Conflict(
+            f"{ref} is not saved: it is {row.status}.", code="version_not_saved", link=path(environment, row)
+        )
     return environment, row
 
 
@@ -71,7 +86,10 @@ async def _by_digest(session: AsyncSession, caller: Caller, digest: str) -> tupl
     for environment, row in rows:
         if rights.may_use(caller, environment):
             return environment, row
-    raise NotFound(f"There is no saved environment with the digest {digest}, or it is not shared with you.", code="environment_not_found")
+    raise NotFound(
+        f"There is no saved environment with the digest {digest}, or it is not shared with you.",
+        code="environment_not_found",
+    )
 
 
 async def newest(session: AsyncSession, environment: t.Environment) -> t.Version:
@@ -83,7 +101,11 @@ async def newest(session: AsyncSession, environment: t.Environment) -> t.Version
         .limit(1)
     )
     if row is None:
-        raise Conflict(f"{environment.owner}/{environment.name} has no saved version yet.", code="version_not_saved", link=path(environment))
+        raise Conflict(
+            f"{environment.owner}/{environment.name} has no saved version yet.",
+            code="version_not_saved",
+            link=path(environment),
+        )
     return row
 
 
@@ -102,7 +124,10 @@ async def save(session: AsyncSession, caller: Caller, workspace: t.Workspace, re
     if len(request.note) > TEXT_LONGEST:
         raise Invalid(f"A note has at most {TEXT_LONGEST} characters.", code="note_too_long")
     if workspace.owner == names.PLATFORM:
-        raise Invalid(f"The name {names.PLATFORM} is the platform's own, so nothing can be saved under it.", code="environment_name")
+        raise Invalid(
+            f"The name {names.PLATFORM} is the platform's own, so nothing can be saved under it.",
+            code="environment_name",
+        )
     await _refuse_second(session, workspace)
     environment = await _own(session, workspace, name)
     if environment is None:
@@ -166,7 +191,9 @@ async def prune(session: AsyncSession, workspace: t.Workspace) -> None:
             row.deleted_at = row.wake_at = now()
 
 
-async def _own(session: AsyncSession, workspace: t.Workspace, name: str, *, hidden: bool = False) -> t.Environment | None:
+async def _own(
+    session: AsyncSession, workspace: t.Workspace, name: str, *, hidden: bool = False
+) -> t.Environment | None:
     e = t.Environment
     return await session.scalar(
         select(e).where(e.owner_id == workspace.owner_id, e.name == name, e.hidden.is_(hidden), e.deleted_at.is_(None))
@@ -175,14 +202,25 @@ async def _own(session: AsyncSession, workspace: t.Workspace, name: str, *, hidd
 
 def _environment(workspace: t.Workspace, name: str) -> t.Environment:
     return t.Environment(
-        id=names.fresh("env"), owner_id=workspace.owner_id, owner=workspace.owner, name=name, visibility="private", people=[], hidden=False, next_number=1
+        id=names.fresh("env"),
+        owner_id=workspace.owner_id,
+        owner=workspace.owner,
+        name=name,
+        visibility="private",
+        people=[],
+        hidden=False,
+        next_number=1,
     )
 
 
 async def _live(session: AsyncSession, workspace: t.Workspace) -> Sequence[t.Version]:
     found = await session.scalars(
         select(t.Version)
-        .where(t.Version.workspace_id == workspace.id, t.Version.status.in_(schema.LIVE_VERSION_PHASES), t.Version.deleted_at.is_(None))
+        .where(
+            t.Version.workspace_id == workspace.id,
+            t.Version.status.in_(schema.LIVE_VERSION_PHASES),
+            t.Version.deleted_at.is_(None),
+        )
         .order_by(t.Version.created_at)
     )
     return found.all()
@@ -204,12 +242,21 @@ async def _refuse_second(session: AsyncSession, workspace: t.Workspace) -> None:
         )
 
 
-async def _begin(session: AsyncSession, environment: t.Environment, workspace: t.Workspace, *, note: str, actor: str) -> t.Version:
+async def _begin(
+    session: AsyncSession, environment: t.Environment, workspace: t.Workspace, *, note: str, actor: str
+) -> t.Version:
     parent = workspace.preserved_version_id or workspace.version_id
     if parent is None:
-        raise Conflict("This workspace has not been started yet, so there is nothing to save. Start it first.", code="nothing_to_save")
+        raise Conflict(
+            "This workspace has not been started yet, so there is nothing to save. Start it first.",
+            code="nothing_to_save",
+        )
     row = numbered(
-        environment, status="Committing", repository=names.repository(environment.owner_id, environment.id), note=note, created_by=actor
+        environment,
+        status="Committing",
+        repository=names.repository(environment.owner_id, environment.id),
+        note=note,
+        created_by=actor,
     )
     row.parent_id, row.workspace_id = parent, workspace.id
     session.add(row)
@@ -242,7 +289,9 @@ def numbered(environment: t.Environment, *, status: str, repository: str, note: 
 # Share
 
 
-async def share(session: AsyncSession, caller: Caller, environment: t.Environment, request: schema.ShareRequest) -> None:
+async def share(
+    session: AsyncSession, caller: Caller, environment: t.Environment, request: schema.ShareRequest
+) -> None:
     """Set who else may use it. It holds from the next start on: rights are asked at every plan and every job."""
     _refuse_others(caller, environment, "share")
     if request.visibility == "group":
@@ -316,7 +365,9 @@ def _note(session: AsyncSession, caller: Caller, environment: t.Environment, sen
 async def delete(session: AsyncSession, caller: Caller, environment: t.Environment) -> None:
     """Delete an environment with all its versions, unless something uses one of them."""
     _refuse_others(caller, environment, "delete")
-    rows = await session.scalars(select(t.Version).where(t.Version.environment_id == environment.id, t.Version.deleted_at.is_(None)))
+    rows = await session.scalars(
+        select(t.Version).where(t.Version.environment_id == environment.id, t.Version.deleted_at.is_(None))
+    )
     for row in rows.all():
         await _remove(session, environment, row)
     environment.deleted_at = now()
@@ -332,12 +383,17 @@ async def delete_version(session: AsyncSession, caller: Caller, environment: t.E
 async def _remove(session: AsyncSession, environment: t.Environment, row: t.Version) -> None:
     ref = names.Ref(environment.owner, environment.name, row.number)
     if row.status in schema.LIVE_VERSION_PHASES:
-        raise Conflict(f"{ref} is just being saved. Wait until it is done.", code="save_running", link=path(environment, row))
+        raise Conflict(
+            f"{ref} is just being saved. Wait until it is done.", code="save_running", link=path(environment, row)
+        )
     users = await _users(session, row)
     if users:
         sentences, links = zip(*users, strict=True)
         raise Conflict(
-            f"{ref} is used by {values.names(sentences)}. Delete or stop that first.", code="in_use", link=links[0], used_by=list(links)
+            f"{ref} is used by {values.names(sentences)}. Delete or stop that first.",
+            code="in_use",
+            link=links[0],
+            used_by=list(links),
         )
     row.deleted_at = row.wake_at = now()
 
@@ -347,14 +403,26 @@ async def _users(session: AsyncSession, row: t.Version) -> list[tuple[str, str]]
     w, v, j = t.Workspace, t.Version, t.Job
     found: list[tuple[str, str]] = []
     for workspace in await session.scalars(
-        select(w).where(w.deleted_at.is_(None), or_(w.version_id == row.id, w.preserved_version_id == row.id, w.wanted_version_id == row.id))
+        select(w).where(
+            w.deleted_at.is_(None),
+            or_(w.version_id == row.id, w.preserved_version_id == row.id, w.wanted_version_id == row.id),
+        )
     ):
         title = f"{workspace.owner}'s workspace" + (f" {workspace.name}" if workspace.name else "")
         found.append((title, f"/workspaces/{workspace.id}"))
     for job in await session.scalars(select(j).where(j.version_id == row.id, j.status.in_(schema.LIVE_JOB_STATES))):
         found.append((f"{job.owner}'s job {job.display_name or job.id}", f"/jobs/{job.id}"))
     saves = select(v, t.Environment).join(t.Environment, t.Environment.id == v.environment_id)
-    for child, home in await session.execute(saves.where(v.parent_id == row.id, v.status.in_(schema.LIVE_VERSION_PHASES))):
+    for child, home in await session.execute(
+        saves.where(v.parent_id == row.id, v.status.in_(schema.LIVE_VERSION_PHASES))
+    ):
         link = f"/workspaces/{child.workspace_id}" if home.hidden else path(home, child)
-        found.append((f"the running save of {names.Ref(home.owner, home.name, child.number)}" if not home.hidden else "a running save", link))
+        found.append(
+            (
+                f"the running save of {names.Ref(home.owner, home.name, child.number)}"
+                if not home.hidden
+                else "a running save",
+                link,
+            )
+        )
     return found

@@ -141,7 +141,12 @@ def fresh(person: t.Person, name: str, display_name: str, size: str, status: str
 
 
 async def _choose(
-    session: AsyncSession, settings: Settings, catalog: Catalog, caller: Caller, workspace: t.Workspace, request: LaunchRequest
+    session: AsyncSession,
+    settings: Settings,
+    catalog: Catalog,
+    caller: Caller,
+    workspace: t.Workspace,
+    request: LaunchRequest,
 ) -> tuple[t.Environment, t.Version]:
     made_from = await have(session, workspace)
     kept = request.container or workspace.preserved_version_id is not None
@@ -211,7 +216,10 @@ def volumes(settings: Settings, person_id: str, groups: Collection[str]) -> list
     ours = {"himalia.instance": settings.instance}
     home = Volume(name=names.home_volume(settings.prefix, person_id), labels=ours | {"himalia.kind": "home"})
     shared = [
-        (Volume(name=names.group_volume(settings.prefix, group), labels=ours | {"himalia.kind": "group"}), f"{SHARED}/{names.folder(group)}")
+        (
+            Volume(name=names.group_volume(settings.prefix, group), labels=ours | {"himalia.kind": "group"}),
+            f"{SHARED}/{names.folder(group)}",
+        )
         for group in sorted(set(groups))
     ]
     return [(home, HOME), *shared]
@@ -237,7 +245,9 @@ def _plan(
         network=settings.network,
         image=source,
         environment=ref,
-        runs_as_you=values.runs_as_you(environment.owner, mine=rights.mine(caller, environment), preset=rights.preset(environment)),
+        runs_as_you=values.runs_as_you(
+            environment.owner, mine=rights.mine(caller, environment), preset=rights.preset(environment)
+        ),
         machine={"name": size.name, "cpu": size.cpu, "memory_bytes": size.memory_bytes, "shm_bytes": size.shm_bytes},
         mounts=mounts,
         mounts_hash=digest,

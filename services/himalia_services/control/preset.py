@@ -26,7 +26,9 @@ from himalia_services.store.tables import now
 async def refresh(db: Database, settings: Settings, catalog: Catalog) -> None:
     """Register every image the builder left that is another one than last time."""
     document = _read(settings.built) or {}
-    built = [(preset, image) for preset in catalog.presets if (image := values.built(document, preset.image)) is not None]
+    built = [
+        (preset, image) for preset in catalog.presets if (image := values.built(document, preset.image)) is not None
+    ]
     if not built:
         return
     async with db.read() as session:
@@ -44,7 +46,9 @@ async def register(session: AsyncSession, preset: Preset, image: Image) -> t.Ver
         return known[1]
     environment = await _find(session, preset.name) or await _make(session, preset)
     environment.description = preset.description
-    row = environments.numbered(environment, status="Saved", repository=image.repository, note="", created_by=names.PLATFORM)
+    row = environments.numbered(
+        environment, status="Saved", repository=image.repository, note="", created_by=names.PLATFORM
+    )
     row.digest, row.config_digest, row.saved_at = image.digest, image.config_digest, now()
     session.add(row)
     await session.flush()
@@ -105,13 +109,21 @@ async def _find(session: AsyncSession, name: str) -> t.Environment | None:
 
 
 async def _make(session: AsyncSession, preset: Preset) -> t.Environment:
-    platform = await session.scalar(select(t.Person).where(t.Person.name == names.PLATFORM, t.Person.hub_created == names.PLATFORM))
+    platform = await session.scalar(
+        select(t.Person).where(t.Person.name == names.PLATFORM, t.Person.hub_created == names.PLATFORM)
+    )
     if platform is None:
         platform = t.Person(id=names.fresh("p"), name=names.PLATFORM, hub_created=names.PLATFORM)
         session.add(platform)
         await session.flush()
     environment = t.Environment(
-        id=names.fresh("env"), owner_id=platform.id, owner=platform.name, name=preset.name, visibility="everyone", people=[], next_number=1
+        id=names.fresh("env"),
+        owner_id=platform.id,
+        owner=platform.name,
+        name=preset.name,
+        visibility="everyone",
+        people=[],
+        next_number=1,
     )
     session.add(environment)
     await session.flush()

@@ -42,7 +42,9 @@ async def histories(session: AsyncSession, kind: str, ids: Iterable[str]) -> Map
 def _stretches(events: Sequence[Any]) -> list[schema.StatusEntry]:
     ends = [e.time for e in events[1:]] + [None]
     return [
-        schema.StatusEntry(status=e.status, reason_code=e.reason_code, reason_message=e.reason_message, start_time=e.time, end_time=end)
+        schema.StatusEntry(
+            status=e.status, reason_code=e.reason_code, reason_message=e.reason_message, start_time=e.time, end_time=end
+        )
         for e, end in zip(events, ends, strict=True)
     ]
 
@@ -64,7 +66,10 @@ async def version(session: AsyncSession, row: t.Version) -> schema.Version:
 
 
 def _version(
-    row: t.Version, environments: Mapping[str, t.Environment], parents: Mapping[str, t.Version], history: list[schema.StatusEntry]
+    row: t.Version,
+    environments: Mapping[str, t.Environment],
+    parents: Mapping[str, t.Version],
+    history: list[schema.StatusEntry],
 ) -> schema.Version:
     home = environments[row.environment_id]
     parent = parents.get(row.parent_id or "")
@@ -94,7 +99,9 @@ def _version(
     )
 
 
-async def environments(session: AsyncSession, caller: Caller, rows: Sequence[t.Environment], *, whole: bool = False) -> list[schema.Environment]:
+async def environments(
+    session: AsyncSession, caller: Caller, rows: Sequence[t.Environment], *, whole: bool = False
+) -> list[schema.Environment]:
     """`whole` adds all versions, newest first; `latest` is the newest one that is Saved."""
     found = await session.scalars(
         select(t.Version)
@@ -193,12 +200,19 @@ def urls(settings: Settings, row: t.Workspace) -> schema.WorkspaceUrls:
     if settings.routing == "subdomain":
         origin = f"http://{subdomain_hook_idna(row.owner, settings.domain, 'user')}:{settings.port}"
     base = f"{origin}/user/{quote(row.owner, safe='@~')}/" + (f"{quote(row.name)}/" if row.name else "")
-    return schema.WorkspaceUrls(lab=f"{base}lab", vscode=f"{base}vscode/", terminal=f"{base}lab?himalia=terminal", tensorboard=f"{base}tensorboard/")
+    return schema.WorkspaceUrls(
+        lab=f"{base}lab",
+        vscode=f"{base}vscode/",
+        terminal=f"{base}lab?himalia=terminal",
+        tensorboard=f"{base}tensorboard/",
+    )
 
 
 def packages(row: t.Version) -> schema.Packages:
     def listed(manager: str) -> list[schema.Package]:
-        return [schema.Package(name=str(name), version=str(version)) for name, version in row.packages.get(manager) or ()]
+        return [
+            schema.Package(name=str(name), version=str(version)) for name, version in row.packages.get(manager) or ()
+        ]
 
     return schema.Packages(dpkg=listed("dpkg"), pip=listed("pip"), conda=listed("conda"))
 

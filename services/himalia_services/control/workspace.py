@@ -38,7 +38,11 @@ async def create(
     there = await plan.find(session, person, name)
     if there is not None:
         title = f"a workspace {name}" if name else "a default workspace"
-        raise Conflict(f"You have {title} already. Start that, or choose another name.", code="workspace_exists", link=f"/workspaces/{there.id}")
+        raise Conflict(
+            f"You have {title} already. Start that, or choose another name.",
+            code="workspace_exists",
+            link=f"/workspaces/{there.id}",
+        )
     if len(request.display_name) > DISPLAY_LONGEST:
         raise Invalid(f"A display name has at most {DISPLAY_LONGEST} characters.", code="display_name_too_long")
     row = plan.fresh(person, name, request.display_name or name, catalog.machine(request.machine).name, "Stopped")
@@ -53,12 +57,22 @@ async def create(
 
 
 async def start(
-    session: AsyncSession, settings: Settings, catalog: Catalog, caller: Caller, row: t.Workspace, request: schema.StartRequest
+    session: AsyncSession,
+    settings: Settings,
+    catalog: Catalog,
+    caller: Caller,
+    row: t.Workspace,
+    request: schema.StartRequest,
 ) -> None:
     """Start it, with another machine or, before its first start, another environment. One that runs goes on as it is."""
     _refuse_deleting(row)
     if request.environment:
-        await _want(session, row, request.environment, await preset.resolve(session, settings, catalog, caller, request.environment))
+        await _want(
+            session,
+            row,
+            request.environment,
+            await preset.resolve(session, settings, catalog, caller, request.environment),
+        )
     if request.machine:
         row.machine = catalog.machine(request.machine).name
     if row.status in ("Running", "Starting", "Creating") and row.wanted != "stop":
@@ -106,7 +120,11 @@ async def delete(session: AsyncSession, caller: Caller, row: t.Workspace) -> Non
     if row.status == "Deleting":
         return
     live = await session.scalar(
-        select(t.Version).where(t.Version.workspace_id == row.id, t.Version.status.in_(schema.LIVE_VERSION_PHASES), t.Version.deleted_at.is_(None))
+        select(t.Version).where(
+            t.Version.workspace_id == row.id,
+            t.Version.status.in_(schema.LIVE_VERSION_PHASES),
+            t.Version.deleted_at.is_(None),
+        )
     )
     if live is not None:
         home = await session.get_one(t.Environment, live.environment_id)
@@ -139,7 +157,9 @@ async def phase(session: AsyncSession, row: t.Workspace, status: str, code: str,
     enter(session, row, status, code, message, actor=row.owner)
 
 
-def enter(session: AsyncSession, row: t.Workspace, status: str, code: str = "", message: str = "", *, actor: str) -> None:
+def enter(
+    session: AsyncSession, row: t.Workspace, status: str, code: str = "", message: str = "", *, actor: str
+) -> None:
     if status != row.status and status not in WORKSPACE[row.status]:
         return
     if status == "Running" and row.status != "Running":
@@ -156,7 +176,9 @@ async def gone(session: AsyncSession, row: t.Workspace, actor: str) -> None:
     row.wanted, row.deleted_at = "", now()
     hidden = select(t.Environment.id).where(t.Environment.hidden.is_(True))
     for version in await session.scalars(
-        select(t.Version).where(t.Version.workspace_id == row.id, t.Version.environment_id.in_(hidden), t.Version.deleted_at.is_(None))
+        select(t.Version).where(
+            t.Version.workspace_id == row.id, t.Version.environment_id.in_(hidden), t.Version.deleted_at.is_(None)
+        )
     ):
         version.deleted_at = version.wake_at = now()
 

@@ -72,7 +72,9 @@ def decide(facts: Facts) -> Decision:
         return _interrupted("The engine or the registry did not answer for ten minutes. Save again once they do.")
     if facts.phase in ("Committing", "Pushing"):
         if facts.attempt >= ATTEMPTS:
-            return _interrupted(f"The save was cut off {ATTEMPTS} times. Save again; if that fails too, an admin finds why in the control plane's log.")
+            return _interrupted(
+                f"The save was cut off {ATTEMPTS} times. Save again; if that fails too, an admin finds why in the control plane's log."
+            )
         return Wait() if facts.behind else Save()
     return _verify(facts)
 
@@ -104,7 +106,9 @@ def _ended(worker: WorkerObserved, result: Mapping[str, Any] | None) -> Conclude
             warnings=tuple(str(w) for w in result.get("warnings") or ()),
             packages=dict(result.get("packages") or {}),
         )
-    return _unbootable(str(result.get("message") or "The environment did not start."), str(result.get("log_tail") or ""))
+    return _unbootable(
+        str(result.get("message") or "The environment did not start."), str(result.get("log_tail") or "")
+    )
 
 
 def _unbootable(message: str, log: str = "") -> Conclude:

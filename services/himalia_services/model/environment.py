@@ -14,7 +14,9 @@ SAVE_REASONS = frozenset({"commit_failed", "push_failed", "workspace_gone", "int
 def built(document: Mapping[str, Any], name: str) -> Image | None:
     """An image of `built.json`, as the builder left it in the platform's registry; None when it is not there (yet)."""
     entry = document.get(name)
-    if not isinstance(entry, Mapping) or not all(isinstance(entry.get(k), str) and entry[k] for k in ("repository", "digest", "config_digest")):
+    if not isinstance(entry, Mapping) or not all(
+        isinstance(entry.get(k), str) and entry[k] for k in ("repository", "digest", "config_digest")
+    ):
         return None
     return Image(repository=entry["repository"], digest=entry["digest"], config_digest=entry["config_digest"])
 

@@ -94,7 +94,10 @@ def ref(text: str) -> Ref:
     name, colon, number = rest.partition(":")
     right = bool(owner and slash and ENVIRONMENT_NAME.fullmatch(name)) and (not colon or _number(number))
     if not right:
-        raise Invalid(f"“{text[:80]}” names no environment. Write owner/name or owner/name:number, as in ada/vision:3.", code="environment_name")
+        raise Invalid(
+            f"“{text[:80]}” names no environment. Write owner/name or owner/name:number, as in ada/vision:3.",
+            code="environment_name",
+        )
     return Ref(owner, name, int(number) if colon else None)
 
 

@@ -37,7 +37,9 @@ def conclude(status: str, seen: Seen | None) -> Change | None:
         return None
     if status == "Starting":
         return Change(
-            "Failed", "server_failed", "The start did not come to an end. Start the workspace again; if it fails again, an admin finds why in the hub's log."
+            "Failed",
+            "server_failed",
+            "The start did not come to an end. Start the workspace again; if it fails again, an admin finds why in the hub's log.",
         )
     return Change("Stopped")
 

@@ -49,7 +49,12 @@ async def free(db: Database, tables: Sequence[Any]) -> None:
 
 
 async def each(
-    db: Database, table: Any, where: ColumnElement[bool], holder: str, act: Callable[[str], Awaitable[None]], limit: int = 20
+    db: Database,
+    table: Any,
+    where: ColumnElement[bool],
+    holder: str,
+    act: Callable[[str], Awaitable[None]],
+    limit: int = 20,
 ) -> None:
     """Claim what is due and act on every row at the same time, keeping its lease meanwhile.
 

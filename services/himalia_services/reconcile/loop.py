@@ -45,7 +45,11 @@ class Noun:
     step: Step
 
 
-NOUNS = (Noun("job", t.Job, job.step), Noun("version", t.Version, version.step), Noun("workspace", t.Workspace, workspace.step))
+NOUNS = (
+    Noun("job", t.Job, job.step),
+    Noun("version", t.Version, version.step),
+    Noun("workspace", t.Workspace, workspace.step),
+)
 
 
 async def run(parts: Parts, nouns: Sequence[Noun] = NOUNS) -> None:
@@ -197,7 +201,9 @@ async def _touch(db: Database, table: Any, id: str) -> None:
                 return
             if row.lease is None:
                 async with db.write() as session:
-                    await session.execute(update(table).where(table.id == id, table.lease.is_(None)).values(wake_at=t.now()))
+                    await session.execute(
+                        update(table).where(table.id == id, table.lease.is_(None)).values(wake_at=t.now())
+                    )
                 return
         except Exception:
             log.exception("hint_lost", row=id)

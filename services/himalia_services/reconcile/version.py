@@ -94,7 +94,9 @@ async def _load(parts: Parts, id: str) -> Case:
         row = await session.get_one(t.Version, id)
         parent = await session.get(t.Version, row.parent_id) if row.parent_id else None
         began = await session.scalar(
-            select(func.max(t.Event.time)).where(t.Event.target_kind == "version", t.Event.target == id, t.Event.status == "Verifying")
+            select(func.max(t.Event.time)).where(
+                t.Event.target_kind == "version", t.Event.target == id, t.Event.status == "Verifying"
+            )
         )
         behind = await session.scalar(
             select(t.Version.id).where(
@@ -229,7 +231,9 @@ async def _pushed(parts: Parts, holder: str, id: str, saved: Saved) -> None:
 async def _wake_next(session: Any, row: t.Version) -> None:
     """Another save of the same workspace may have waited for this one."""
     waiting = and_(t.Version.workspace_id == row.workspace_id, t.Version.id != row.id, t.Version.status == "Committing")
-    await session.execute(update(t.Version).where(waiting).values(wake_at=now()).execution_options(synchronize_session=False))
+    await session.execute(
+        update(t.Version).where(waiting).values(wake_at=now()).execution_options(synchronize_session=False)
+    )
 
 
 # Try out
@@ -252,7 +256,13 @@ async def _boot(parts: Parts, holder: str, case: Case) -> None:
     except EngineUnavailable:
         raise
     except EngineError as error:
-        await _fail(parts, holder, case, "boot_check", f"The saved environment could not be started to try it out: {error.detail}")
+        await _fail(
+            parts,
+            holder,
+            case,
+            "boot_check",
+            f"The saved environment could not be started to try it out: {error.detail}",
+        )
         return
     failpoint("version.booting")
     await _release(parts, holder, case.row.id, AGAIN)
@@ -277,7 +287,14 @@ async def _conclude(parts: Parts, holder: str, case: Case, end: Conclude) -> Non
         if end.status == "Saved":
             row.saved_at = now()
         move(
-            session, "version", row, end.status, owner=environment, actor=ACTOR, reason_code=end.reason_code, reason_message=end.reason_message
+            session,
+            "version",
+            row,
+            end.status,
+            owner=environment,
+            actor=ACTOR,
+            reason_code=end.reason_code,
+            reason_message=end.reason_message,
         )
         await _wake_next(session, row)
         lease.release(row)
@@ -306,9 +323,13 @@ async def _purge(parts: Parts, holder: str, id: str) -> None:
         row = await session.get_one(t.Version, id)
         kept = and_(t.Version.id != id, t.Version.deleted_at.is_(None), t.Version.status != "Failed")
         manifest = await session.scalar(
-            select(t.Version.id).where(kept, t.Version.repository == row.repository, t.Version.digest == row.digest).limit(1)
+            select(t.Version.id)
+            .where(kept, t.Version.repository == row.repository, t.Version.digest == row.digest)
+            .limit(1)
         )
-        image = await session.scalar(select(t.Version.id).where(kept, t.Version.config_digest == row.config_digest).limit(1))
+        image = await session.scalar(
+            select(t.Version.id).where(kept, t.Version.config_digest == row.config_digest).limit(1)
+        )
     failpoint("version.purging")
     try:
         if manifest is None and row.digest is not None:

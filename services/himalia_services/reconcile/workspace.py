@@ -109,7 +109,9 @@ async def _refused(parts: Parts, holder: str, id: str, code: str, sentence: str)
         asked, row.wanted = row.wanted, ""
         lease.release(row)
         if asked == "start" and row.status != "Failed":  # the spawner's own word says more
-            workspaces.enter(session, row, "Failed", code if code in _REASONS else "server_failed", sentence, actor=ACTOR)
+            workspaces.enter(
+                session, row, "Failed", code if code in _REASONS else "server_failed", sentence, actor=ACTOR
+            )
         elif asked != "start":
             log.warning("hub_refused", workspace=id, asked=asked, sentence=sentence)
 
@@ -147,7 +149,9 @@ async def _sync(parts: Parts, holder: str) -> None:
         await _settle(parts, holder, ids, before, users)
 
 
-async def _settle(parts: Parts, holder: str, ids: Sequence[str], before: Mapping[str, str], users: Mapping[str, User] | None) -> None:
+async def _settle(
+    parts: Parts, holder: str, ids: Sequence[str], before: Mapping[str, str], users: Mapping[str, User] | None
+) -> None:
     async with parts.db.write() as session:
         for id in ids:
             row = await lease.held(session, t.Workspace, id, holder)
@@ -158,7 +162,9 @@ async def _settle(parts: Parts, holder: str, ids: Sequence[str], before: Mapping
                 person = await session.get_one(t.Person, row.owner_id)
                 change = conclude(row.status, _seen(users.get(row.owner), person, row.name))
                 if change is not None:
-                    workspaces.enter(session, row, change.status, change.reason_code, change.reason_message, actor=ACTOR)
+                    workspaces.enter(
+                        session, row, change.status, change.reason_code, change.reason_message, actor=ACTOR
+                    )
             lease.release(row, again_in=LOOK_IDLE if row.status in _IDLE else LOOK_LIVE)
 
 
