@@ -75,6 +75,6 @@ def configure(secrets: Iterable[str] = ()) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    # one line per call they make
-    for name in ("httpx", "httpcore", "uvicorn.access", "alembic", "aiosqlite"):
+    # a line for every call they make, every start and stop
+    for name in ("httpx", "httpcore", "uvicorn", "alembic", "aiosqlite"):
         logging.getLogger(name).setLevel(logging.WARNING)
