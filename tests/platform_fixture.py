@@ -170,6 +170,7 @@ class Platform:
 
     home: Home
     docker: Any
+    welcome: str = ""  # what the first `himalia up` printed
 
     @property
     def url(self) -> str:
@@ -239,7 +240,8 @@ class Platform:
     # --- its life ---
 
     def up(self) -> None:
-        self.himalia("up")
+        printed = self.himalia("up")
+        self.welcome = self.welcome or printed
         until(self._image_there, "the base image is in the registry", 900)
 
     def _image_there(self) -> bool:
