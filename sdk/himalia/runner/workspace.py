@@ -22,6 +22,7 @@ VSCODE_SETTINGS = {
     "telemetry.telemetryLevel": "off",
     "terminal.integrated.defaultProfile.linux": "bash",
     "update.showReleaseNotes": False,
+    "workbench.secondarySideBar.defaultVisibility": "hidden",
     "workbench.startupEditor": "none",
 }
 

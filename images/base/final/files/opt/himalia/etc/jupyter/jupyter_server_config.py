@@ -25,6 +25,9 @@ c.LabApp.extension_manager = "readonly"
 c.LabApp.news_url = None
 c.LabApp.check_for_updates_class = "jupyterlab.handlers.announcements.NeverCheckForUpdate"
 
+# Language servers are found when somebody configures one; the search costs time at every start.
+c.LanguageServerManager.autodetect = False
+
 PREFIX = re.escape(os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "/").rstrip("/"))
 
 c.ServerProxy.servers = {
@@ -33,12 +36,13 @@ c.ServerProxy.servers = {
             "/opt/himalia/bin/code-server",
             *("--auth", "none", "--socket", "{unix_socket}", "--socket-mode", "0600"),
             *("--disable-telemetry", "--disable-update-check", "--disable-workspace-trust"),
+            "--disable-getting-started-override",
             HOME,
         ],
         "unix_socket": True,
         "timeout": 90,
         "new_browser_tab": True,
-        # An open tab is no activity: its files, its health check and the keep-alive of its websockets.
+        # Opening the editor is activity, an open tab is none: its websockets are never quiet, whether anybody types or not.
         "exclude_last_activity_patterns": [
             rf"{PREFIX}/vscode/(healthz|.*stable-.*|_static/|static/|manifest|update/|vscode-remote-resource)"
         ],
