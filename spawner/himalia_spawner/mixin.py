@@ -197,8 +197,8 @@ class WorkspaceMixin(Spawner):
         while True:
             try:
                 plan = await self.plans.plan(request)
-                self._adopt(plan)
-                return plan
+                self._adopt(plan | {"groups": request["groups"]})
+                return self.plan or plan
             except Away as error:
                 away_since = away_since or clock()
                 if not waited or clock() - away_since > self.outage_seconds:
@@ -234,6 +234,13 @@ class WorkspaceMixin(Spawner):
         if self.plan is None:
             raise NotStarted(
                 f"The workspace cannot start yet: {error}. Try again in a few seconds; an admin sees what is wrong with `himalia status`.",
+                reason="control_plane_away",
+                status_code=503,
+            ) from error
+        left = set(self.plan.get("groups", [])) - set(self._person()["groups"])
+        if left:  # the last plan would mount their folders
+            raise NotStarted(
+                f"You are not in {', '.join(sorted(left))} any more, and the workspace can be started without that folder only once the control plane answers: {error}.",
                 reason="control_plane_away",
                 status_code=503,
             ) from error

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 from jupyterhub import orm
-from jupyterhub.spawner import Spawner, SpawnException
+from jupyterhub.spawner import Spawner
 from tornado import web
 
 from himalia_spawner.mixin import Ended, WorkspaceMixin
 from himalia_spawner.place import Place
 from himalia_spawner.plan import PlanService
+from himalia_spawner.refusal import NotStarted
 from scripted_control import TOKEN, ScriptedControl, plan, refusal
 
 
@@ -185,7 +186,7 @@ async def test_options_that_are_not_ours_start_nothing(control, workspace, optio
     control.plans = [(200, plan(workspace.place.home))]
     workspace.user_options = options
     async with answering(control, workspace):
-        with pytest.raises(SpawnException) as refused:
+        with pytest.raises(NotStarted) as refused:
             await workspace.start()
     assert refused.value.status_code == 422
     assert workspace.started == 0
@@ -196,7 +197,7 @@ async def test_another_environment_is_refused_with_the_control_planes_sentence(c
     sentence = "This workspace runs himalia/base:1. Save it, or open ada/vision:3 as a workspace of its own."
     control.plans = [refusal(409, "other_environment", sentence)]
     async with answering(control, workspace):
-        with pytest.raises(SpawnException) as refused:
+        with pytest.raises(NotStarted) as refused:
             await workspace.start()
     assert (refused.value.status_code, refused.value.reason, refused.value.message) == (
         409,
@@ -227,7 +228,7 @@ async def test_a_build_that_failed_fails_the_start_with_its_reason(control, work
     broken = {"image": "base", "step": 2, "steps": 8, "message": "", "error": "npm answered 404"}
     control.plans = [refusal(503, "image_building", "not yet", progress=broken)]
     async with answering(control, workspace):
-        with pytest.raises(SpawnException, match="npm answered 404"):
+        with pytest.raises(NotStarted, match="npm answered 404"):
             await workspace.start()
 
 
@@ -240,8 +241,15 @@ async def test_with_the_control_plane_away_a_workspace_starts_as_it_last_was(wor
     assert json.loads((Path(last["run_folder"]) / "environment.json").read_text())["env"]["MEM_LIMIT"] == "1073741824"
 
 
+async def test_with_the_control_plane_away_a_folder_of_a_group_that_was_left_is_not_mounted_again(workspace):
+    workspace.load_state({"plan": plan(workspace.place.home, groups=["vision", "left"])})
+    with pytest.raises(NotStarted, match="not in left any more"):
+        await workspace.start()
+    assert workspace.started == 0
+
+
 async def test_with_the_control_plane_away_a_first_start_says_so(workspace):
-    with pytest.raises(SpawnException) as refused:
+    with pytest.raises(NotStarted) as refused:
         await workspace.start()
     assert (refused.value.status_code, refused.value.reason) == (503, "control_plane_away")
     assert workspace.started == 0
@@ -284,7 +292,7 @@ async def test_what_cannot_be_kept_is_not_thrown_away(control, workspace):
     control.versions = [(200, {"id": "ver-1", "phase": "Failed", "reason_message": "the disk is full"})]
     workspace.remake = True
     async with answering(control, workspace):
-        with pytest.raises(SpawnException, match="the disk is full"):
+        with pytest.raises(NotStarted, match="the disk is full"):
             await workspace.start()
     assert workspace.started == 0
     assert workspace.discarded == 0
@@ -362,7 +370,7 @@ async def test_delete_forever_removes_container_and_run_folder(control, workspac
 
 
 async def test_a_link_only_preselects(workspace):
-    with pytest.raises(SpawnException) as asked:
+    with pytest.raises(NotStarted) as asked:
         workspace.options_from_query({"environment": ["mallory/trap"]})
     assert asked.value.status_code == 200
 
