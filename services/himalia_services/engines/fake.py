@@ -131,17 +131,17 @@ class FakeEngine:
         self.saving = asyncio.Event()
         self.may_save = asyncio.Event()
         self.may_save.set()
-        self._failures: defaultdict[str, deque[tuple[Exception, bool]]] = defaultdict(deque)
+        self._failures: defaultdict[str, deque[tuple[BaseException, bool]]] = defaultdict(deque)
         self._watchers: set[asyncio.Queue[WorkloadId | WorkspaceRef | None]] = set()
 
     # What a test does
 
-    def fail(self, verb: str, error: Exception | None = None, *, after: bool = False, times: int = 1) -> None:
+    def fail(self, verb: str, error: BaseException | None = None, *, after: bool = False, times: int = 1) -> None:
         """The next `times` calls of `verb` raise `error`."""
         for _ in range(times):
             self._failures[verb].append((error or EngineUnavailable("The engine does not answer."), after))
 
-    def fail_save(self, error: Exception | None = None, *, after: bool = False, times: int = 1) -> None:
+    def fail_save(self, error: BaseException | None = None, *, after: bool = False, times: int = 1) -> None:
         self.fail(
             "save",
             error or EngineError("The layer could not be written.", code="commit_failed"),
@@ -313,7 +313,7 @@ class FakeEngine:
     async def aclose(self) -> None:
         self.break_watch()
 
-    def _called(self, verb: str, id: str) -> Exception | None:
+    def _called(self, verb: str, id: str) -> BaseException | None:
         """Note the call and raise what was scripted for it; an error meant for afterwards is returned."""
         self.calls.append((verb, id))
         if self.unavailable:
@@ -325,7 +325,7 @@ class FakeEngine:
             return error
         raise error
 
-    def _raise(self, error: Exception | None) -> None:
+    def _raise(self, error: BaseException | None) -> None:
         if error is not None:
             raise error
 
