@@ -73,7 +73,9 @@ def lock(settings: Settings) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise Refusal(f"another one (pid {file.read().strip() or 'unknown'}) works on {settings.control}.") from None
+            raise Refusal(
+                f"another one (pid {file.read().strip() or 'unknown'}) works on {settings.control}."
+            ) from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

@@ -24,7 +24,10 @@ BODY_MOST = 1 << 20
 INPUT_MOST = 210 << 20
 PREFLIGHT_SECONDS = 600
 
-_PROBLEM = {"description": "A problem document", "content": {problem.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+_PROBLEM = {
+    "description": "A problem document",
+    "content": {problem.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
 
 
 def create_app(parts: Parts) -> FastAPI:

@@ -15,7 +15,9 @@ GONE = "[removed]"
 _SHAPES = (
     re.compile(r"(?i)\b((?:bearer|token|basic)\s+)[\w.+/=-]{8,}"),
     re.compile(r"(?i)\b((?:access_token|token|code|state|code_verifier|client_secret|password)=)[^&\s\"']+"),
-    re.compile(r"(?i)([\"'](?:access_token|token|code_verifier|client_secret|password|authorization|cookie)[\"']\s*:\s*[\"'])[^\"']+"),
+    re.compile(
+        r"(?i)([\"'](?:access_token|token|code_verifier|client_secret|password|authorization|cookie)[\"']\s*:\s*[\"'])[^\"']+"
+    ),
 )
 
 

@@ -77,8 +77,14 @@ def make_home(path: Path) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def plain_log() -> None:
     """Tracebacks as they are: drawn in colours with every variable, one takes seconds."""
-    processors = (structlog.contextvars.merge_contextvars, structlog.stdlib.add_log_level, structlog.processors.format_exc_info)
-    structlog.configure(processors=[*processors, structlog.processors.JSONRenderer(default=str)], cache_logger_on_first_use=False)
+    processors = (
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.format_exc_info,
+    )
+    structlog.configure(
+        processors=[*processors, structlog.processors.JSONRenderer(default=str)], cache_logger_on_first_use=False
+    )
 
 
 @pytest.fixture
@@ -148,7 +154,9 @@ async def client_for(app: FastAPI, settings: Settings, hub: FakeHub) -> AsyncIte
     """A client per call, with a token of its own: `scopes` as asked for at the hub, None for all a person has."""
     async with contextlib.AsyncExitStack() as stack:
 
-        def make(name: str, *, scopes: Iterable[str] | None = None, admin: bool = False, groups: Iterable[str] = ()) -> httpx.AsyncClient:
+        def make(
+            name: str, *, scopes: Iterable[str] | None = None, admin: bool = False, groups: Iterable[str] = ()
+        ) -> httpx.AsyncClient:
             hub.person(name, admin=admin, groups=groups)
             client = httpx.AsyncClient(
                 transport=httpx.ASGITransport(app),
@@ -184,9 +192,13 @@ async def live_for(app: FastAPI, hub: FakeHub) -> AsyncIterator[ClientFor]:
     """As `client_for`, over a real port: for answers that are read as they come."""
     async with serving(app) as url, contextlib.AsyncExitStack() as stack:
 
-        def make(name: str, *, scopes: Iterable[str] | None = None, admin: bool = False, groups: Iterable[str] = ()) -> httpx.AsyncClient:
+        def make(
+            name: str, *, scopes: Iterable[str] | None = None, admin: bool = False, groups: Iterable[str] = ()
+        ) -> httpx.AsyncClient:
             hub.person(name, admin=admin, groups=groups)
-            client = httpx.AsyncClient(base_url=url + API, headers={"Authorization": f"Bearer {hub.token(name, scopes)}"}, timeout=10)
+            client = httpx.AsyncClient(
+                base_url=url + API, headers={"Authorization": f"Bearer {hub.token(name, scopes)}"}, timeout=10
+            )
             stack.push_async_callback(client.aclose)
             return client
 

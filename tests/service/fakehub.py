@@ -149,7 +149,9 @@ class FakeHub:
     @web.middleware
     async def _listen(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.calls.append((request.method, request.path.removeprefix("/hub/api")))
-        self.bodies.append(await request.json() if request.content_type == "application/json" and request.can_read_body else None)
+        self.bodies.append(
+            await request.json() if request.content_type == "application/json" and request.can_read_body else None
+        )
         if request.path not in ("/hub/api/user", "/hub/api/oauth2/token") and self._bearer(request) != SERVICE_TOKEN:
             return _error(403, "not the service's token")
         for refusal in list(self._refusals):
@@ -169,7 +171,13 @@ class FakeHub:
         token = self.tokens.get(self._bearer(request))
         if token is None:
             return _error(403, "Missing or invalid credentials.")
-        model: dict[str, Any] = {"name": token.name, "kind": token.kind, "scopes": token.scopes, "token_id": token.id, "session_id": None}
+        model: dict[str, Any] = {
+            "name": token.name,
+            "kind": token.kind,
+            "scopes": token.scopes,
+            "token_id": token.id,
+            "session_id": None,
+        }
         if token.kind == "user":
             person = self.people[token.name]
             model |= {"admin": person.admin, "groups": person.groups}
@@ -222,7 +230,9 @@ class FakeHub:
 
     @staticmethod
     def _made(name: str, body: Any) -> FakeServer:
-        return FakeServer(name, (body or {}).get("display_name") or name, user_options=(body or {}).get("user_options") or {})
+        return FakeServer(
+            name, (body or {}).get("display_name") or name, user_options=(body or {}).get("user_options") or {}
+        )
 
     async def _stop(self, request: web.Request) -> web.Response:
         person, name = self.people.get(request.match_info["name"]), request.match_info.get("server", "")

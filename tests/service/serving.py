@@ -21,10 +21,15 @@ class Quiet(uvicorn.Server):
 async def serving(app: ASGIApp) -> AsyncIterator[str]:
     """Its address, as in http://127.0.0.1:41234; it ends when the block does."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = Quiet(uvicorn.Config(app, loop="none", lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    server = Quiet(
+        uvicorn.Config(
+            app, loop="none", lifespan="off", ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=5
+        )
+    )
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        yield "http://%s:%d" % listener.getsockname()[:2]
+        host, port = listener.getsockname()[:2]
+        yield f"http://{host}:{port}"
     finally:
         server.should_exit = True
         await task

@@ -38,11 +38,15 @@ def app(parts: Parts) -> FastAPI:
     @app.get(f"{API}/people")
     async def list_people(caller: Asking, parts: Deps, paging: Pages) -> Page[str]:
         async with parts.db.read() as session:
-            rows, next_token = await page(session, select(t.Person).where(t.Person.name != caller.name), t.Person, paging)
+            rows, next_token = await page(
+                session, select(t.Person).where(t.Person.name != caller.name), t.Person, paging
+            )
         return Page(items=[row.id for row in rows], next_token=next_token)
 
     @app.post(f"{API}/people", status_code=202)
-    async def make(caller: Annotated[Caller, Depends(needs("jobs:write"))], parts: Deps, key: Idempotent, body: dict[str, str]) -> str:
+    async def make(
+        caller: Annotated[Caller, Depends(needs("jobs:write"))], parts: Deps, key: Idempotent, body: dict[str, str]
+    ) -> str:
         async with parts.db.write() as session:
             if (before := await replay(session, caller, key)) is not None:
                 return before
@@ -72,10 +76,17 @@ async def test_every_answer_says_how_browsers_must_treat_it(client_for: ClientFo
         assert "server" not in answer.headers
 
 
-@pytest.mark.parametrize("origin", ["http://ada.himalia.localhost:18000", "https://ada.himalia.localhost", "http://a-1--b.himalia.localhost:18000"])
+@pytest.mark.parametrize(
+    "origin",
+    ["http://ada.himalia.localhost:18000", "https://ada.himalia.localhost", "http://a-1--b.himalia.localhost:18000"],
+)
 async def test_pages_on_people_s_origins_may_ask_with_a_token(client_for: ClientFor, origin: str) -> None:
     ada = client_for("ada")
-    asked = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,idempotency-key,last-event-id"}
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,idempotency-key,last-event-id",
+    }
     before = await ada.options("/jobs", headers=asked)
     assert before.status_code == 200
     assert before.headers["Access-Control-Allow-Origin"] == origin
@@ -100,7 +111,9 @@ async def test_pages_on_people_s_origins_may_ask_with_a_token(client_for: Client
     ],
 )
 async def test_other_origins_are_told_nothing(client_for: ClientFor, origin: str) -> None:
-    answer = await client_for("ada").get("/me", headers=[(b"Origin", origin.strip("\n").encode() + (b"x" if origin.endswith("\n") else b""))])
+    answer = await client_for("ada").get(
+        "/me", headers=[(b"Origin", origin.strip("\n").encode() + (b"x" if origin.endswith("\n") else b""))]
+    )
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
@@ -147,10 +160,21 @@ async def test_no_route_upgrades_to_a_websocket(app: FastAPI, hub: FakeHub) -> N
         sent.append(message)
 
     for path in app.openapi()["paths"]:
-        scope = {"type": "websocket", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": [], "subprotocols": []}
+        scope = {
+            "type": "websocket",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [],
+            "subprotocols": [],
+        }
         waiting = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1000}])
         await app({**scope, "asgi": {"version": "3.0"}, "scheme": "ws", "extensions": {}}, receive, send)
-    assert {message["type"] for message in sent} <= {"websocket.close", "websocket.http.response.start", "websocket.http.response.body"}
+    assert {message["type"] for message in sent} <= {
+        "websocket.close",
+        "websocket.http.response.start",
+        "websocket.http.response.body",
+    }
     assert len(sent) >= len(app.openapi()["paths"])
 
 
@@ -167,7 +191,9 @@ async def fill(parts: Parts, number: int) -> list[str]:
 
 
 @pytest.mark.parametrize(("number", "limit"), [(0, 5), (5, 5), (10, 5), (11, 5), (7, 1)])
-async def test_pages_show_everything_once_and_in_order(client_for: ClientFor, parts: Parts, number: int, limit: int) -> None:
+async def test_pages_show_everything_once_and_in_order(
+    client_for: ClientFor, parts: Parts, number: int, limit: int
+) -> None:
     expected = await fill(parts, number)
     ada, found, query = client_for("ada"), [], {"limit": limit}
     while True:
@@ -190,7 +216,9 @@ async def test_rows_that_come_meanwhile_neither_repeat_nor_hide_others(client_fo
     assert first["items"] + second["items"] == expected
 
 
-@pytest.mark.parametrize("token", ["x", "bm90IGpzb24", "W10", "WyIyMDI2Il0", Cursor(datetime(2026, 1, 1), "a").token()[:-4], "💥"])
+@pytest.mark.parametrize(
+    "token", ["x", "bm90IGpzb24", "W10", "WyIyMDI2Il0", Cursor(datetime(2026, 1, 1), "a").token()[:-4], "💥"]
+)
 async def test_a_page_token_that_is_not_ours_is_invalid(client_for: ClientFor, token: str) -> None:
     assert_problem(await client_for("ada").get("/people", params={"page_token": token}), 422, "page_token")
 
@@ -205,7 +233,9 @@ async def test_a_limit_beyond_reason_is_invalid(client_for: ClientFor, limit: ob
 
 async def test_the_same_key_and_body_make_one_thing(client_for: ClientFor, parts: Parts) -> None:
     ada = client_for("ada")
-    answers = [(await ada.post("/people", json={"name": "x"}, headers={"Idempotency-Key": "k1"})).json() for _ in range(3)]
+    answers = [
+        (await ada.post("/people", json={"name": "x"}, headers={"Idempotency-Key": "k1"})).json() for _ in range(3)
+    ]
     assert len(set(answers)) == 1
     assert await count(parts) == 2  # ada and the one she made
 
@@ -228,7 +258,9 @@ async def test_the_same_key_for_another_body_is_invalid(client_for: ClientFor, p
 async def test_keys_are_each_person_s_own(client_for: ClientFor) -> None:
     made = set()
     for name in ("ada", "ben"):
-        made.add((await client_for(name).post("/people", json={"name": name}, headers={"Idempotency-Key": "k1"})).json())
+        made.add(
+            (await client_for(name).post("/people", json={"name": name}, headers={"Idempotency-Key": "k1"})).json()
+        )
     assert len(made) == 2
 
 

@@ -50,7 +50,14 @@ class Process:
             self.running = subprocess.Popen([sys.executable, "-m", "himalia_services"], env=self._env, stderr=log)
 
     def run(self) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "himalia_services"], env=self._env, capture_output=True, text=True, timeout=SECONDS, check=False)
+        return subprocess.run(
+            [sys.executable, "-m", "himalia_services"],
+            env=self._env,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
 
     def answer(self, path: str = ME, *, until: Callable[[httpx.Response], bool]) -> httpx.Response:
         """The first answer that is as wanted."""
@@ -107,7 +114,10 @@ def test_the_internal_api_is_on_a_socket_of_our_user_only(process: Process) -> N
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://internal") as hub:
         assert hub.get("/internal/versions/ver-none").status_code == 401
-        assert hub.get("/internal/versions/ver-none", headers={"Authorization": f"Bearer {INTERNAL_TOKEN}"}).status_code == 404
+        assert (
+            hub.get("/internal/versions/ver-none", headers={"Authorization": f"Bearer {INTERNAL_TOKEN}"}).status_code
+            == 404
+        )
         assert hub.get(ME).status_code == 404
 
 
@@ -141,7 +151,9 @@ def test_a_newer_schema_is_refused_with_a_sentence(process: Process, migrated: P
         (lambda home: (home / "secrets" / "service-token").unlink(), "service-token"),
     ],
 )
-def test_an_incomplete_home_is_refused_with_a_sentence(process: Process, spoil: Callable[[Path], None], says: str) -> None:
+def test_an_incomplete_home_is_refused_with_a_sentence(
+    process: Process, spoil: Callable[[Path], None], says: str
+) -> None:
     spoil(process.home)
     assert says in refused(process)
 
@@ -154,7 +166,9 @@ def test_a_port_in_use_is_refused_with_a_sentence(process: Process) -> None:
 
 def test_the_log_has_no_secret(process: Process) -> None:
     process.start()
-    httpx.get(f"{process.address}{ME}?token=s3cr3t-of-ada", headers={"Authorization": "Bearer s3cr3t-of-ada"}, trust_env=False)
+    httpx.get(
+        f"{process.address}{ME}?token=s3cr3t-of-ada", headers={"Authorization": "Bearer s3cr3t-of-ada"}, trust_env=False
+    )
     process.end()
     text = process.log.read_text()
     assert '"event": "ready"' in text

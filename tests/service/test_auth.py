@@ -56,7 +56,9 @@ async def test_nobody_is_told_how_to_log_in(visitor: httpx.AsyncClient) -> None:
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
-@pytest.mark.parametrize("header", ["Bearer nobody", "Bearer", "Basic YWRhOmFkYQ==", "Bearer \xe4\xf6", "Bearer a b", ""])
+@pytest.mark.parametrize(
+    "header", ["Bearer nobody", "Bearer", "Basic YWRhOmFkYQ==", "Bearer \xe4\xf6", "Bearer a b", ""]
+)
 async def test_what_is_no_token_of_the_hub_is_refused(visitor: httpx.AsyncClient, header: str) -> None:
     answer = await visitor.get(ME, headers=[(b"Authorization", header.encode("latin-1"))])
     assert answer.status_code == 401
@@ -69,7 +71,9 @@ async def test_a_token_in_the_address_is_not_looked_at(visitor: httpx.AsyncClien
     assert ("GET", "/user") not in hub.calls
 
 
-async def test_a_revoked_token_is_refused_once_the_memory_of_it_is_over(client_for: ClientFor, hub: FakeHub, clock: Clock) -> None:
+async def test_a_revoked_token_is_refused_once_the_memory_of_it_is_over(
+    client_for: ClientFor, hub: FakeHub, clock: Clock
+) -> None:
     ada = client_for("ada")
     assert (await ada.get("/me")).status_code == 200
     hub.tokens.clear()
@@ -94,7 +98,9 @@ async def test_the_hub_is_asked_once_for_a_token_in_use(client_for: ClientFor, h
     assert hub.calls.count(("GET", "/user")) == 1
 
 
-async def test_another_session_of_the_browser_asks_the_hub_anew(visitor: httpx.AsyncClient, app: FastAPI, hub: FakeHub) -> None:
+async def test_another_session_of_the_browser_asks_the_hub_anew(
+    visitor: httpx.AsyncClient, app: FastAPI, hub: FakeHub
+) -> None:
     browser = Browser(visitor, app, hub.token("ada"))
     for session in ("one", "one", "two"):
         browser.cookie = {"Cookie": browser.cookie["Cookie"].partition("; ")[0] + f"; jupyterhub-session-id={session}"}
@@ -130,12 +136,18 @@ async def test_a_token_without_the_service_s_access_scope_is_kept_out(client_for
 async def test_a_token_may_what_its_scopes_say(client_for: ClientFor) -> None:
     reader = client_for("ada", scopes=[ENTER, "custom:himalia:environments:read!user"])
     assert (await reader.get("/environments")).status_code == 200
-    problem = assert_problem(await reader.patch("/environments/ada/vision", json={"visibility": "private"}), 403, "scope")
+    problem = assert_problem(
+        await reader.patch("/environments/ada/vision", json={"visibility": "private"}), 403, "scope"
+    )
     assert problem["scope"] == "custom:himalia:environments:write"
 
 
 async def test_somebody_else_s_filter_opens_nothing(client_for: ClientFor) -> None:
-    assert_problem(await client_for("ada", scopes=[ENTER, "custom:himalia:environments:read!user=ben"]).get("/environments"), 403, "scope")
+    assert_problem(
+        await client_for("ada", scopes=[ENTER, "custom:himalia:environments:read!user=ben"]).get("/environments"),
+        403,
+        "scope",
+    )
 
 
 async def test_a_token_that_administers_the_hub_is_an_admin_s(client_for: ClientFor) -> None:
@@ -155,7 +167,9 @@ async def test_the_admin_scope_makes_an_admin(client_for: ClientFor) -> None:
 # People
 
 
-async def test_a_name_given_again_is_another_person(client_for: ClientFor, hub: FakeHub, parts: Parts, clock: Clock) -> None:
+async def test_a_name_given_again_is_another_person(
+    client_for: ClientFor, hub: FakeHub, parts: Parts, clock: Clock
+) -> None:
     await client_for("ada").get("/me")
     hub.people["ada"].created = "2026-12-24T00:00:00.000000Z"
     await client_for("ada").get("/me")
@@ -180,7 +194,11 @@ async def test_a_browser_that_navigates_needs_the_cookie_only(browser: Browser) 
 
 MODES = [None, "navigate", "cors", "no-cors", "same-origin", "websocket"]
 SITES = [None, "same-origin", "same-site", "cross-site", "none"]
-REAL = {"GET": ME, "PATCH": "/services/himalia/api/v1/environments/ada/none", "DELETE": "/services/himalia/api/v1/environments/ada/none"}
+REAL = {
+    "GET": ME,
+    "PATCH": "/services/himalia/api/v1/environments/ada/none",
+    "DELETE": "/services/himalia/api/v1/environments/ada/none",
+}
 
 
 def fetch_headers(mode: str | None, site: str | None) -> dict[str, str]:
@@ -201,13 +219,19 @@ async def test_a_cookie_alone_does_nothing_but_navigate(browser: Browser, method
 @pytest.mark.parametrize("method", REAL)
 async def test_with_the_page_s_xsrf_token_a_cookie_does_all(browser: Browser, method: str) -> None:
     for mode in MODES:
-        answer = await browser.send(method, REAL[method], **fetch_headers(mode, "same-origin"), **{XSRF_HEADER: browser.xsrf})
+        answer = await browser.send(
+            method, REAL[method], **fetch_headers(mode, "same-origin"), **{XSRF_HEADER: browser.xsrf}
+        )
         assert answer.status_code in (200, 404, 422), (mode, answer.text)
 
 
 @pytest.mark.parametrize("wrong", ["", "x", "0" * 64, "\xe4"])
 async def test_a_wrong_xsrf_token_is_refused(browser: Browser, wrong: str) -> None:
-    headers = [(b"Cookie", browser.cookie["Cookie"].encode()), (b"X-XSRFToken", wrong.encode("latin-1")), (b"Sec-Fetch-Mode", b"cors")]
+    headers = [
+        (b"Cookie", browser.cookie["Cookie"].encode()),
+        (b"X-XSRFToken", wrong.encode("latin-1")),
+        (b"Sec-Fetch-Mode", b"cors"),
+    ]
     assert_problem(await browser.client.get(ME, headers=headers), 403, "xsrf")
 
 
@@ -259,5 +283,9 @@ async def test_the_internal_api_is_the_hub_s_only(internal: httpx.AsyncClient, h
 
 
 async def test_the_internal_api_is_not_on_the_public_port(visitor: httpx.AsyncClient) -> None:
-    for path in ("/internal/options", "/services/himalia/internal/options", "/services/himalia/api/v1/internal/options"):
+    for path in (
+        "/internal/options",
+        "/services/himalia/internal/options",
+        "/services/himalia/api/v1/internal/options",
+    ):
         assert (await visitor.get(path)).status_code == 404

@@ -29,7 +29,9 @@ async def agree(visitor: httpx.AsyncClient, hub: FakeHub, asked: dict[str, str],
     """The hub sends the browser back with a code."""
     hub.person(name)
     hub.codes["code"] = (hub.token(name), asked["code_challenge"])
-    return await visitor.get("/services/himalia/oauth_callback", params={"code": "code", "state": asked["state"]}, headers=HTML)
+    return await visitor.get(
+        "/services/himalia/oauth_callback", params={"code": "code", "state": asked["state"]}, headers=HTML
+    )
 
 
 async def test_a_login_ends_on_the_page_with_a_cookie_of_ours(visitor: httpx.AsyncClient, hub: FakeHub) -> None:
@@ -46,7 +48,11 @@ async def test_the_hub_is_asked_on_its_own_origin(visitor: httpx.AsyncClient, se
     assert where.startswith(f"{settings.public_url}/hub/api/oauth2/authorize?")
     asked = {k: v[0] for k, v in parse_qs(urlsplit(where).query).items()}
     assert asked["redirect_uri"] == f"{settings.service_url}/oauth_callback"
-    assert (asked["client_id"], asked["response_type"], asked["code_challenge_method"]) == ("service-himalia", "code", "S256")
+    assert (asked["client_id"], asked["response_type"], asked["code_challenge_method"]) == (
+        "service-himalia",
+        "code",
+        "S256",
+    )
     assert len(asked["state"]) >= 32
 
 
@@ -61,7 +67,9 @@ async def test_cookies_are_out_of_reach_of_scripts_and_other_paths(visitor: http
     assert not any(token in login.value for token in hub.tokens)
 
 
-async def test_a_person_who_is_not_logged_in_is_led_to_the_login_and_back(visitor: httpx.AsyncClient, hub: FakeHub) -> None:
+async def test_a_person_who_is_not_logged_in_is_led_to_the_login_and_back(
+    visitor: httpx.AsyncClient, hub: FakeHub
+) -> None:
     answer = await visitor.get("/services/himalia/api/v1/me?x=1", headers=HTML)
     assert answer.status_code == 302
     next = parse_qs(urlsplit(answer.headers["Location"]).query)["next"][0]
@@ -78,13 +86,19 @@ async def test_a_person_who_is_not_logged_in_is_led_to_the_login_and_back(visito
         ("POST", {"Accept": "text/html"}),
     ],
 )
-async def test_programs_are_never_led_to_a_login(visitor: httpx.AsyncClient, method: str, headers: dict[str, str]) -> None:
-    answer = await visitor.request(method, "/services/himalia/api/v1/workspaces", headers=headers, json={} if method == "POST" else None)
+async def test_programs_are_never_led_to_a_login(
+    visitor: httpx.AsyncClient, method: str, headers: dict[str, str]
+) -> None:
+    answer = await visitor.request(
+        method, "/services/himalia/api/v1/workspaces", headers=headers, json={} if method == "POST" else None
+    )
     assert_problem(answer, 401, "unauthorized")
 
 
 @pytest.mark.parametrize("state", ["", "wrong", "x" * 43])
-async def test_a_state_that_is_not_this_browser_s_is_refused(visitor: httpx.AsyncClient, hub: FakeHub, state: str) -> None:
+async def test_a_state_that_is_not_this_browser_s_is_refused(
+    visitor: httpx.AsyncClient, hub: FakeHub, state: str
+) -> None:
     asked = await begin(visitor)
     assert_problem(await agree(visitor, hub, asked | {"state": state}), 403, "login_state")
     assert_problem(await agree(visitor, hub, asked | {"state": asked["state"][:8] + "x" * 35}), 403, "login_state")
@@ -106,7 +120,9 @@ async def test_a_code_for_another_challenge_is_refused(visitor: httpx.AsyncClien
 
 async def test_a_hub_that_says_no_is_a_403(visitor: httpx.AsyncClient) -> None:
     asked = await begin(visitor)
-    answer = await visitor.get("/services/himalia/oauth_callback", params={"error": "access_denied", "state": asked["state"]})
+    answer = await visitor.get(
+        "/services/himalia/oauth_callback", params={"error": "access_denied", "state": asked["state"]}
+    )
     assert_problem(answer, 403, "login_refused")
 
 
@@ -145,12 +161,17 @@ def test_after_a_login_nobody_is_sent_elsewhere(path: str) -> None:
     assert local(path) == PAGE
 
 
-@pytest.mark.parametrize("path", ["/services/himalia/", "/services/himalia/jobs?status=Running&x=..", "/services/himalia/environments/ada/vision"])
+@pytest.mark.parametrize(
+    "path",
+    ["/services/himalia/", "/services/himalia/jobs?status=Running&x=..", "/services/himalia/environments/ada/vision"],
+)
 def test_after_a_login_people_are_where_they_wanted(path: str) -> None:
     assert local(path) == path
 
 
-async def test_logging_out_forgets_the_cookie_and_ends_the_hub_s_session(visitor: httpx.AsyncClient, hub: FakeHub, settings: Settings) -> None:
+async def test_logging_out_forgets_the_cookie_and_ends_the_hub_s_session(
+    visitor: httpx.AsyncClient, hub: FakeHub, settings: Settings
+) -> None:
     await agree(visitor, hub, await begin(visitor))
     answer = await visitor.get("/services/himalia/logout", headers=HTML)
     assert answer.headers["Location"] == f"{settings.public_url}/hub/logout"

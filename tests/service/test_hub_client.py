@@ -16,7 +16,12 @@ async def test_people_come_with_their_servers_page_after_page(parts: Parts, hub:
     users = await parts.hub.users()
     assert [user.name for user in users] == [f"p{i:03}" for i in range(401)]
     server = users[7].servers["gpu"]
-    assert (server.ready, server.pending, server.stopped, server.user_options) == (True, "", False, {"machine": "large"})
+    assert (server.ready, server.pending, server.stopped, server.user_options) == (
+        True,
+        "",
+        False,
+        {"machine": "large"},
+    )
     assert len((await parts.hub.groups())["all"]) == 401
 
 
@@ -107,7 +112,13 @@ async def test_the_hub_is_never_taken_for_an_image_s_options(parts: Parts, hub: 
 
 async def test_a_hub_that_is_away_is_unavailable(parts: Parts, hub: FakeHub) -> None:
     await hub.stop()
-    for ask in (parts.hub.users(), parts.hub.groups(), parts.hub.start("ada"), parts.hub.stop("ada"), parts.hub.token_for_code("c", "v")):
+    for ask in (
+        parts.hub.users(),
+        parts.hub.groups(),
+        parts.hub.start("ada"),
+        parts.hub.stop("ada"),
+        parts.hub.token_for_code("c", "v"),
+    ):
         with pytest.raises(errors.HubUnavailable):
             await ask
 

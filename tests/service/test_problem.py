@@ -55,7 +55,9 @@ def app(parts: Parts) -> FastAPI:
         ("GET", "/boom", 500, "internal"),
     ],
 )
-async def test_every_error_is_a_problem_document(visitor: httpx.AsyncClient, method: str, path: str, status: int, code: str) -> None:
+async def test_every_error_is_a_problem_document(
+    visitor: httpx.AsyncClient, method: str, path: str, status: int, code: str
+) -> None:
     assert_problem(await visitor.request(method, path), status, code)
 
 
@@ -75,7 +77,9 @@ async def test_a_bug_is_in_the_log_and_not_in_the_answer(visitor: httpx.AsyncCli
 
 
 @pytest.mark.parametrize("status", sorted({e.status for e in errors.HimaliaError.__subclasses__()}))
-async def test_a_503_says_when_to_ask_again_and_nothing_else_does(visitor: httpx.AsyncClient, app: FastAPI, status: int) -> None:
+async def test_a_503_says_when_to_ask_again_and_nothing_else_does(
+    visitor: httpx.AsyncClient, app: FastAPI, status: int
+) -> None:
     kind = next(e for e in errors.HimaliaError.__subclasses__() if e.status == status)
 
     @app.get("/wrong")
@@ -96,7 +100,9 @@ async def test_a_503_says_when_to_ask_again_and_nothing_else_does(visitor: httpx
         (["a"], "", "The body"),
     ],
 )
-async def test_what_is_wrong_with_a_request_is_named(visitor: httpx.AsyncClient, body: object, query: str, named: str) -> None:
+async def test_what_is_wrong_with_a_request_is_named(
+    visitor: httpx.AsyncClient, body: object, query: str, named: str
+) -> None:
     problem = assert_problem(await visitor.post(f"/things{query}", json=body), 422, "invalid")
     assert named in str(problem["detail"])
     assert problem["errors"]

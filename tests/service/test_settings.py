@@ -35,7 +35,11 @@ def test_path_routing_puts_everything_on_one_origin() -> None:
 
 
 def test_hub_and_control_plane_agree_where_everything_is(settings: Settings) -> None:
-    environ = {"HIMALIA_HOME": str(settings.home), "HIMALIA_PORT": str(settings.port), "HIMALIA_GATEWAY": settings.gateway}
+    environ = {
+        "HIMALIA_HOME": str(settings.home),
+        "HIMALIA_PORT": str(settings.port),
+        "HIMALIA_GATEWAY": settings.gateway,
+    }
     place = Place.read(environ)
     assert place.url == settings.public_url
     assert place.callback_url == f"{settings.service_url}/oauth_callback"

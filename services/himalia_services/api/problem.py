@@ -132,7 +132,9 @@ def _http(request: Request, error: Exception) -> Response:
         )
     phrase = http.HTTPStatus(error.status_code).phrase
     code = phrase.lower().replace(" ", "_")
-    detail = f"{request.method} is not possible here." if error.status_code == 405 else f"{str(error.detail).rstrip('.')}."
+    detail = (
+        f"{request.method} is not possible here." if error.status_code == 405 else f"{str(error.detail).rstrip('.')}."
+    )
     return _document(request, error.status_code, phrase, code, detail, headers=error.headers)
 
 
