@@ -99,6 +99,12 @@ async def test_nobody_but_the_hub_gets_a_plan(house: House) -> None:
     await house.tell("launch-plan", body, expect=401)
 
 
+async def test_a_workspace_that_is_being_deleted_does_not_start(house: House) -> None:
+    plan = await house.started("ada", "box")
+    await house.ask("ada", "DELETE", f"/workspaces/{plan['workspace_id']}")
+    assert (await house.plan("ada", "box", expect=409))["code"] == "deleting"
+
+
 # The image
 
 

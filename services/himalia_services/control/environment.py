@@ -134,7 +134,7 @@ async def save(session: AsyncSession, caller: Caller, workspace: t.Workspace, re
         environment = _environment(workspace, name)
         session.add(environment)
         await session.flush()
-        record(session, "environment", environment, owner=environment, actor=caller.name)
+        _note(session, caller, environment, "Made by a save.", status="Created")
     return await _begin(session, environment, workspace, note=request.note, actor=caller.name)
 
 

@@ -112,6 +112,10 @@ async def find(session: AsyncSession, person: t.Person, server: str) -> t.Worksp
 async def _workspace(session: AsyncSession, person: t.Person, request: LaunchRequest, catalog: Catalog) -> t.Workspace:
     row = await find(session, person, request.server)
     if row is not None:
+        if row.status == "Deleting":
+            raise Conflict(
+                "This workspace is being deleted. Choose another name, or wait until it is gone.", code="deleting"
+            )
         row.display_name = request.display_name or row.display_name
         return row
     row = fresh(person, request.server, request.display_name, catalog.default_machine.name)
