@@ -13,7 +13,6 @@ import tarfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from engine.registry import PASSWORD, USER, RunningRegistry, docker, mini_image,
 from himalia_services.engines.docker.save import save
 from himalia_services.errors import EngineError, EngineUnavailable
 from himalia_services.model.workload import Image, ImageTarget, Saved, WorkspaceRef
+from himalia_services.snapshot import save as snapshot
+from himalia_services.snapshot.capture import Request
 from himalia_services.snapshot.registry import Registry
 
 pytestmark = pytest.mark.docker
@@ -95,15 +96,21 @@ def base(registry: RunningRegistry) -> Image:
 
 @pytest.fixture(scope="module", autouse=True)
 def _clean() -> Iterator[None]:
-    """Images that saves left in the engine go with the module."""
-    before = set(docker("images", "--all", "--quiet", "--no-trunc").split())
+    """Containers and images of ours go with the module."""
+    before = saved_images()
     yield
     for container in docker("ps", "--all", "--quiet", "--filter", f"name={PREFIX}").split():
         docker("rm", "--force", "--volumes", container)
-    for line in docker("images", "--quiet", "--no-trunc", "--filter", "dangling=true").split():
-        if line not in before and "himalia save" in docker("history", "--no-trunc", line):
-            with suppress(AssertionError):  # one made on top of it goes first
-                docker("rmi", "--force", line)
+    while made := saved_images() - before:
+        gone = [
+            image for image in made if subprocess.run(["docker", "rmi", image], capture_output=True).returncode == 0
+        ]
+        assert gone, f"images of saves cannot be removed: {made}"
+
+
+def saved_images() -> set[str]:
+    """Those of this engine that stand on the tests' image, which has the label."""
+    return set(docker("images", "--all", "--quiet", "--no-trunc", "--filter", "label=test.of=the-base").split())
 
 
 @pytest.fixture
@@ -469,31 +476,33 @@ from himalia_services.engines.docker.save import save
 from himalia_services.model.workload import Image, ImageTarget, WorkspaceRef
 from himalia_services.snapshot.registry import Registry
 
-async def main(url, user, password, container, base, repository, spool):
+async def main(url, user, password, container, base, repository, spool, as_root):
     from pathlib import Path
     target = ImageTarget(repository=repository, tag="1", base=Image(**base))
     async with aiodocker.Docker() as docker, Registry(url, (user, password)) as registry:
-        await save(docker, registry, WorkspaceRef(id="ws", container=container), target, print, spool=Path(spool))
+        await save(docker, registry, WorkspaceRef(id="ws", container=container), target, print, spool=Path(spool), as_root=as_root)
 
 asyncio.run(main(*json.load(sys.stdin)))
 """
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.1, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize(
+    ("delay", "as_root"), [(0.0, True), (0.1, True), (0.2, True), (0.3, True), (0.5, True), (0.6, False), (1.2, False)]
+)
 async def test_a_saver_killed_at_any_moment_leaves_a_whole_image_or_none_and_nothing_frozen(
-    delay: float, registry: RunningRegistry, base: Image, workspace: Workspace, spool: Path
+    delay: float, as_root: bool, registry: RunningRegistry, base: Image, workspace: Workspace, spool: Path
 ) -> None:
     workspace.make([["file", f"/opt/file{number}", "0123456789", 5000, 0o644, 0, TIME] for number in range(400)])
     docker("exec", "--detach", workspace.name, "/opt/himalia/bin/python", "-c", WRITER)
     to = target(base)
-    told = [registry.url, USER, PASSWORD, workspace.name, vars(base), to.repository, str(spool)]
+    told = [registry.url, USER, PASSWORD, workspace.name, vars(base), to.repository, str(spool), as_root]
     saver = subprocess.Popen([sys.executable, "-c", SAVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: ASYNC220
     assert saver.stdin is not None
     assert saver.stdout is not None
     with saver:
         saver.stdin.write(json.dumps(told).encode())
         saver.stdin.close()
-        saver.stdout.readline()  # it has begun
+        assert b"Committing" in saver.stdout.readline()
         await asyncio.sleep(delay)  # the moment of the kill is what is drawn here
         saver.send_signal(signal.SIGKILL)
     await until(lambda: not workspace.is_frozen(), 3)
@@ -558,7 +567,7 @@ async def test_a_save_that_the_registry_refuses_changes_nothing(
     spool: Path,
 ) -> None:
     workspace.make(FIXED[:6])
-    before = set(docker("images", "--all", "--quiet", "--no-trunc").split())
+    before = saved_images()
     to = target(base)
     refusing = Refusing(method, part, status)
     async with Registry(registry.url, (USER, PASSWORD), transport=refusing) as client:
@@ -567,8 +576,31 @@ async def test_a_save_that_the_registry_refuses_changes_nothing(
     assert type(raised.value) is error
     assert str(raised.value).endswith(".")
     assert registry.tags(to.repository) == []
-    assert set(docker("images", "--all", "--quiet", "--no-trunc").split()) <= before
+    assert saved_images() == before
     assert not workspace.is_frozen()
+    assert left_in(spool) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="reads the container's files itself, which takes root")
+async def test_an_image_that_the_engine_cannot_take_is_not_in_the_registry_either(
+    engine: aiodocker.Docker, registry: RunningRegistry, base: Image, workspace: Workspace, spool: Path
+) -> None:
+    workspace.make(FIXED[:6])
+    seen = json.loads(docker("inspect", workspace.name))[0]
+    to = target(base)
+    named: list[str] = []
+
+    async def full(made: snapshot.Snapshot) -> None:
+        while not named:
+            named.extend(await asyncio.to_thread(registry.tags, to.repository))
+        raise EngineError("No space left on the engine's disk.")
+
+    request = Request(container=seen["Id"], pid=seen["State"]["Pid"], spool="")
+    async with registry.client() as client:
+        with pytest.raises(EngineError, match="No space left"):
+            await snapshot.save(request, to, client, silent, load=full, spool=spool)
+    assert named == ["1"]
+    assert registry.tags(to.repository) == []
     assert left_in(spool) == []
 
 

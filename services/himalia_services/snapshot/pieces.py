@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 from himalia_services.errors import EngineError
 
@@ -240,3 +241,12 @@ class Store:
 def _deflate(raw: memoryview) -> bytes:
     stream = _zlib.compressobj(_LEVEL, zlib.DEFLATED, -15)
     return stream.compress(raw) + stream.flush(zlib.Z_FULL_FLUSH)
+
+
+class Inflater(Protocol):
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def inflater() -> Inflater:
+    """Reads a whole gzip file, part by part."""
+    return _zlib.decompressobj(31)

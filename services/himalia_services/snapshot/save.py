@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from himalia_services.model.workload import Image, ImageTarget, Saved
 from himalia_services.snapshot import image
 from himalia_services.snapshot.capture import FINAL, LIVE, SPILL, Captured, Request
 from himalia_services.snapshot.image import Manifest
+from himalia_services.snapshot.pieces import inflater
 from himalia_services.snapshot.registry import Registry, Upload
 
 COMMITTING, PUSHING = "Committing", "Pushing"
@@ -50,9 +51,17 @@ class Snapshot:
     manifest: Manifest
     config: bytes
     layer: image.Layer
+    uncompressed: int
     descriptor: int  # of the gzipped layer
 
+    async def tar(self) -> AsyncIterator[bytes]:
+        """The layer's content, for an engine that would be slower at it."""
+        inflate = inflater()
+        async for data in self.content():
+            yield await asyncio.to_thread(inflate.decompress, data)
+
     async def content(self) -> AsyncIterator[bytes]:
+        """The layer, gzipped."""
         offset = 0
         while offset < self.layer.size:
             data = await asyncio.to_thread(os.pread, self.descriptor, _CHUNK, offset)
@@ -60,6 +69,10 @@ class Snapshot:
                 raise EngineError("The layer's file ended early. Try again.")
             offset += len(data)
             yield data
+
+
+#: Hands the image to the engine.
+Load = Callable[[Snapshot], Coroutine[Any, Any, None]]
 
 
 async def save(
@@ -70,10 +83,10 @@ async def save(
     *,
     capture: Capture | None = None,
     layers: Sequence[str] | None = None,
-    load: Callable[[Snapshot], Awaitable[None]] | None = None,
+    load: Load | None = None,
     spool: Path | None = None,
 ) -> Saved:
-    """Capture, push, hand to the engine (`load`), name: the manifest comes last, so there is a whole image or none.
+    """Capture and push, then name the image while the engine gets it (`load`). The manifest comes last: a whole image or none.
 
     `layers` are the diff ids that the container stands on; another base is refused. `spool` is a folder for files as large
     as the layer; they are unlinked while they are in use.
@@ -92,16 +105,14 @@ async def save(
         manifest = image.manifest(base.manifest, config, layer, base_name=target.base.repository)
         name = f"{target.repository}:{target.tag}"
         snapshot = Snapshot(
-            name=name, manifest=manifest, config=config, layer=layer, descriptor=files.descriptors[captured.file]
+            name=name,
+            manifest=manifest,
+            config=config,
+            layer=layer,
+            uncompressed=captured.uncompressed,
+            descriptor=files.descriptors[captured.file],
         )
-        jobs: list[Coroutine[Any, Any, Any]] = [
-            registry.finish(upload, layer.digest),
-            registry.push(target.repository, config),
-        ]
-        if load is not None:
-            jobs.append(_awaited(load(snapshot)))
-        await _together(*jobs)
-        await registry.put_manifest(target.repository, target.tag, manifest)
+        await _publish(registry, upload, snapshot, target, load)
     return Saved(
         image=Image(repository=target.repository, digest=manifest.digest, config_digest=image.digest(config)),
         size_bytes=captured.size,
@@ -290,7 +301,7 @@ async def _base(registry: Registry, target: ImageTarget, layers: Sequence[str] |
         )
     if source != target.repository:
         blobs = dict.fromkeys(layer["digest"] for layer in manifest.layers)
-        await asyncio.gather(*(registry.mount(target.repository, blob, source) for blob in blobs))
+        await _together(*(registry.mount(target.repository, blob, source) for blob in blobs))
     return _Base(manifest, config)
 
 
@@ -323,5 +334,26 @@ async def _together(*jobs: Coroutine[Any, Any, Any]) -> list[Any]:
         raise
 
 
-async def _awaited(job: Awaitable[None]) -> None:
-    await job
+async def _publish(
+    registry: Registry, upload: Upload, snapshot: Snapshot, target: ImageTarget, load: Load | None
+) -> None:
+    """In the registry and in the engine, or in neither."""
+
+    async def name() -> None:
+        repository = target.repository
+        await _together(registry.finish(upload, snapshot.layer.digest), registry.push(repository, snapshot.config))
+        await registry.put_manifest(repository, target.tag, snapshot.manifest)
+
+    try:
+        # neither is given up half-way for the other's failure: what an engine still does unseen cannot be taken back
+        ended = await asyncio.gather(name(), load(snapshot) if load else _nothing(), return_exceptions=True)
+        for failure in ended:
+            if failure is not None:
+                raise failure
+    except BaseException:
+        with contextlib.suppress(EngineError):
+            await asyncio.shield(registry.delete_manifest(target.repository, snapshot.manifest.digest))
+        raise
+
+
+async def _nothing() -> None: ...

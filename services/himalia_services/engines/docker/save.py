@@ -126,9 +126,14 @@ async def _containerd_upper(container: str) -> str:
     except OSError:
         return ""
     told, _ = await process.communicate()
-    for option in told.decode(errors="replace").replace(" ", ",").split(","):
+    return _upper_of(told.decode(errors="replace"))
+
+
+def _upper_of(command: str) -> str:
+    """Of `mount -t overlay overlay /nowhere -o …,upperdir=…,…`, which is how ctr tells it."""
+    for option in command.strip().rpartition(" -o ")[2].split(","):
         if option.startswith("upperdir="):
-            return option.removeprefix("upperdir=").strip()
+            return option.removeprefix("upperdir=")
     return ""
 
 
@@ -159,10 +164,10 @@ async def _docker_archive(made: Snapshot) -> AsyncIterator[bytes]:
     layers = [f"{index}/layer.tar" for index in range(len(made.manifest.layers))]
     manifest = [{"Config": f"{config}.json", "RepoTags": None, "Layers": layers}]
     yield _member(f"{config}.json", made.config)
-    yield _head(layers[-1], made.layer.size)
-    async for data in made.content():
+    yield _head(layers[-1], made.uncompressed)
+    async for data in made.tar():
         yield data
-    yield _pad(made.layer.size)
+    yield _pad(made.uncompressed)
     yield _member("manifest.json", json.dumps(manifest).encode()) + bytes(2 * tarfile.BLOCKSIZE)
 
 
