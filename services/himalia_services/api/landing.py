@@ -17,22 +17,26 @@ ENTER = f"access:services!service={SERVICE}"
 USUAL = "http://himalia.localhost:8000"
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #888; --accent: #c2571a; }
-body { max-width: 40rem; margin: 12vh auto 4rem; padding: 0 1.25rem; font: 16px/1.55 system-ui, sans-serif; }
-h1 { margin: 0 0 .25rem; font-size: 1.75rem; letter-spacing: -.01em; }
-h2 { margin: 2.5rem 0 .5rem; font-size: 1rem; }
-p { margin: .5rem 0; }
-.who { color: var(--soft); }
-.go { display: inline-block; margin: 1.25rem 1rem 0 0; padding: .5rem 1rem; border-radius: .4rem; background: var(--accent); color: #fff;
+:root { color-scheme: light dark; --ground: #fff; --text: #1f2328; --line: #dee2e6; --quiet: #5c636a; --button: #4360c4; --link: #3551ad; }
+@media (prefers-color-scheme: dark) {
+  :root { --ground: #242424; --text: #e6e6e6; --line: #424242; --quiet: #b0b4ba; --link: #889bd7; }
+}
+body { max-width: 640px; margin: 10vh auto 48px; padding: 0 20px; background: var(--ground); color: var(--text);
+  font: 14px/1.5 "Inter Variable", Inter, system-ui, sans-serif; }
+h1 { margin: 0; font-size: 22px; font-weight: 600; }
+h2 { margin: 32px 0 6px; font-size: 15px; font-weight: 600; }
+p { margin: 6px 0; }
+.quiet { color: var(--quiet); }
+.button { display: inline-block; margin-top: 14px; padding: 7px 14px; border-radius: 8px; background: var(--button); color: #fff;
   text-decoration: none; }
-.go:hover { filter: brightness(1.1); }
-a { color: var(--accent); }
-.go:focus-visible, a:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-ul { margin: .5rem 0; padding: 0; list-style: none; border: 1px solid var(--line); border-radius: .4rem; }
-li { padding: .35rem .75rem; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
+.button:hover { background: #3551ad; }
+a { color: var(--link); }
+:focus-visible { outline: 2px solid #4f6ac6; outline-offset: 2px; }
+ul { margin: 10px 0; padding: 0; list-style: none; border: 1px solid var(--line); border-radius: 8px; }
+li { padding: 5px 12px; border-top: 1px solid var(--line); overflow-wrap: anywhere; }
 li:first-child { border-top: 0; }
-code { font: .875em ui-monospace, monospace; }
-footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); }
+code { font: 13px/1.5 ui-monospace, Consolas, monospace; }
+footer { margin-top: 40px; padding-top: 12px; border-top: 1px solid var(--line); }
 """
 _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 HEADERS = {"Content-Security-Policy": f"{SECURITY['Content-Security-Policy']}; style-src 'sha256-{_HASH}'"}
@@ -57,8 +61,8 @@ def page(person: Caller, parts: Parts, xsrf: str) -> str:
 <body>
 <main>
 <h1>Himalia</h1>
-<p class="who">You are <strong>{escape(person.name)}</strong>{", an admin" if person.admin else ""}{escape(groups)}.</p>
-<p><a class="go" href="{escape(settings.public_url)}/hub/home">Your workspaces</a></p>
+<p class="quiet">You are <strong>{escape(person.name)}</strong>{", an admin" if person.admin else ""}{escape(groups)}.</p>
+<p><a class="button" href="{escape(settings.public_url)}/hub/home">Your workspaces</a></p>
 <h2>For programs</h2>
 <p>Inside a workspace the command <code>himalia</code> and the Python package of that name are logged in already. From elsewhere,
 make a token on <a href="{escape(hub.token_page)}">the hub's token page</a>, give it these scopes, and run <code>{escape(command)}</code>.</p>
