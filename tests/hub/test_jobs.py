@@ -1,0 +1,233 @@
+"""Jobs on the real thing: what a project's paths mean in one, what it leaves behind, and what becomes of a workspace its owner broke."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from platform_fixture import Person, Platform, until
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+Make = Callable[..., Person]
+
+
+@pytest.fixture(scope="module")
+def ada(platform: Platform) -> Iterator[Person]:
+    """One person with a running workspace and a group, for all of these."""
+    somebody = platform.person("jobs-ada")
+    platform.group("jobs-vision", somebody)
+    somebody.start()
+    yield somebody
+    somebody.session.close()
+    somebody.container().stop(timeout=5)
+
+
+def shell(ada: Person, script: str) -> str:
+    """Run lines of bash in the workspace; the first that fails is the test's."""
+    return ada.run("bash", "-ec", script)
+
+
+def submit(ada: Person, script: str) -> str:
+    """Lines that end in a `himalia job submit --wait`; the answer is what a person sees: packing, log, end."""
+    return shell(ada, f"exec 2>&1\n{script}")
+
+
+def jobs(ada: Person) -> list[dict[str, object]]:
+    """Newest first."""
+    found = json.loads(ada.run("himalia", "job", "list", "--json"))
+    return found["items"] if isinstance(found, dict) else found
+
+
+def outputs(ada: Person, job: str) -> set[str]:
+    found = json.loads(ada.run("himalia", "job", "outputs", job, "--list", "--json"))
+    return {entry["path"] for entry in found}
+
+
+def test_data_beside_and_above_the_project_and_sibling_modules_mean_what_they_meant(ada: Person):
+    said = submit(
+        ada,
+        """
+        mkdir -p ~/study/project/data ~/study/data ~/study/project/helpers
+        echo beside > ~/study/project/data/a.txt
+        echo above > ~/study/data/b.txt
+        touch ~/study/project/pyproject.toml
+        echo 'def word(): return "sibling"' > ~/study/project/sibling.py
+        echo 'name = "package"' > ~/study/project/helpers/__init__.py
+        cat > ~/study/project/train.py <<'EOF'
+import os, sibling, helpers
+print(open("data/a.txt").read().strip(), open("../data/b.txt").read().strip(), sibling.word(), helpers.name)
+print(open("/home/jovyan/study/project/data/a.txt").read().strip(), os.getcwd())
+EOF
+        cd ~/study/project && himalia job submit train.py --wait
+        """,
+    )
+    assert "beside above sibling package" in said
+    assert "beside /home/jovyan/study/project" in said
+
+
+def test_an_editable_install_is_the_code_as_submitted(ada: Person):
+    said = submit(
+        ada,
+        """
+        mkdir -p ~/lib/src/moonlib && cd ~/lib
+        printf '[build-system]\\nrequires = ["setuptools"]\\nbuild-backend = "setuptools.build_meta"\\n[project]\\nname = "moonlib"\\nversion = "1"\\n' > pyproject.toml
+        echo 'state = "as submitted"' > src/moonlib/__init__.py
+        pip install -q --disable-pip-version-check -e . >/dev/null
+        echo 'import moonlib; print(moonlib.state, moonlib.__file__)' > run.py
+        himalia env save jobs-editable >/dev/null
+        job=$(himalia job submit run.py -e jobs-editable --json | python -c 'import json,sys; print(json.load(sys.stdin)["id"])')
+        echo 'state = "edited afterwards"' > src/moonlib/__init__.py
+        himalia job wait $job; himalia job logs $job
+        """,
+    )
+    assert "as submitted /home/jovyan/lib/src/moonlib/__init__.py" in said
+    assert "edited afterwards" not in said
+
+
+def test_a_notebook_at_homes_root_takes_only_its_neighbours_and_comes_back_executed(ada: Person):
+    notebook = {
+        "cells": [
+            {
+                "cell_type": "code",
+                "execution_count": None,
+                "id": "a",
+                "metadata": {},
+                "outputs": [],
+                "source": "import sys, beside\nprint(beside.word, sys.prefix, open('study/data/b.txt').read())",
+            }
+        ],
+        "metadata": {},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    said = submit(
+        ada,
+        f"""
+        cd ~; mkdir -p study/data; echo above > study/data/b.txt
+        echo 'word = "neighbour"' > beside.py
+        cat > look.ipynb <<'EOF'
+{json.dumps(notebook)}
+EOF
+        himalia job submit look.ipynb --wait
+        """,
+    )
+    assert "neighbour /opt/venv above" in said
+    assert "look.ipynb" in outputs(ada, str(jobs(ada)[0]["id"]))
+
+
+def test_a_folder_over_the_limits_is_linked_whole_and_stays_live(ada: Person):
+    said = submit(
+        ada,
+        """
+        mkdir -p ~/big/data && cd ~/big && touch pyproject.toml
+        head -c 25000000 /dev/zero > data/large.bin
+        echo 'import os; print("bytes", os.path.getsize("data/large.bin")); open("data/live.txt", "w").write("x"); open("made.txt", "w").write("y")' > run.py
+        himalia job submit run.py --wait
+        test -f data/live.txt
+        test ! -e made.txt
+        """,
+    )
+    assert "bytes 25000000" in said
+    assert "linked" in said
+    assert "stays live" in said
+    assert outputs(ada, str(jobs(ada)[0]["id"])) == {"made.txt"}
+
+
+def test_what_a_job_made_outlives_its_death_by_memory(ada: Person):
+    shell(
+        ada,
+        """
+        mkdir -p ~/hungry && cd ~/hungry && touch pyproject.toml
+        cat > eat.py <<'EOF'
+open("half.txt", "w").write("done so far")
+print("eating", flush=True)
+hoard = [bytearray(64 << 20) for _ in range(200)]
+EOF
+        himalia job submit eat.py --wait && exit 1 || test $? = 137
+        """,
+    )
+    job = jobs(ada)[0]
+    assert (job["status"], job["reason_code"]) == ("Failed", "out_of_memory")
+    assert outputs(ada, str(job["id"])) == {"half.txt"}
+    assert "eating" in ada.run("himalia", "job", "logs", str(job["id"]))
+    shell(ada, f"cd ~/hungry && himalia job outputs {job['id']} && grep -q 'done so far' half.txt")
+
+
+def test_a_job_that_lasts_too_long_ends_with_the_time_limit_as_its_reason(ada: Person):
+    shell(
+        ada,
+        """
+        mkdir -p ~/long && cd ~/long && echo 'import time; print("begun", flush=True); time.sleep(600)' > wait.py
+        himalia job submit wait.py --max-run 3s --wait && exit 1 || true
+        """,
+    )
+    job = jobs(ada)[0]
+    assert (job["status"], job["reason_code"]) == ("Failed", "max_duration_exceeded")
+
+
+def test_a_job_needs_no_running_workspace_and_a_submit_from_outside_appears_below_job(ada: Person, tmp_path: Path):
+    ada.stop()
+    try:
+        project = tmp_path / "outside"
+        project.mkdir()
+        (project / "pyproject.toml").touch()
+        (project / "word.txt").write_text("carried along")
+        (project / "run.py").write_text("import os; print(open('word.txt').read(), os.getcwd())")
+        place = ada.platform.home.place
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(("HIMALIA_", "JUPYTERHUB_"))} | {
+            "HIMALIA_URL": f"{place.control_url}/services/himalia",
+            "HIMALIA_TOKEN": ada.token,
+        }
+        command = [
+            str(Path(sys.executable).with_name("himalia")),
+            "job",
+            "submit",
+            "run.py",
+            "-e",
+            "himalia/base",
+            "--wait",
+        ]
+        done = subprocess.run(
+            command, cwd=project, env=environ, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "carried along /job/outside" in done.stdout
+    finally:
+        ada.start()
+
+
+def test_a_users_broken_packages_stop_neither_server_nor_save_nor_script_jobs(ada: Person):
+    ada.run(
+        "pip", "install", "-q", "--disable-pip-version-check", "typing_extensions==4.5.0", "sqlalchemy<2", "pydantic<2"
+    )
+    ada.stop()
+    ada.start()
+    assert json.loads(ada.run("himalia", "whoami", "--json"))["name"] == ada.name
+    assert ada.run("python", "-c", "import himalia; print(himalia.connect().me().name)").strip() == ada.name
+    ada.run("code-server", "--version")
+    said = json.loads(ada.run("himalia", "env", "save", "jobs-broken", "--json"))
+    assert said["phase"] == "Saved"
+    assert any(w.startswith("kernel_broken") for w in said["warnings"]), said["warnings"]
+    shell(ada, "mkdir -p ~/script && cd ~/script && echo 'print(\"still runs\")' > a.py")
+    assert "still runs" in submit(ada, "cd ~/script && himalia job submit a.py -e jobs-broken --wait")
+
+
+def test_the_container_is_gone_and_the_log_is_whole(ada: Person):
+    submit(
+        ada,
+        "mkdir -p ~/log && cd ~/log && echo 'for i in range(20000): print(i, \"x\" * 40)' > a.py && himalia job submit a.py -e himalia/base --wait >/dev/null",
+    )
+    job = str(jobs(ada)[0]["id"])
+    until(
+        lambda: not [c for c in ada.platform.labelled("workload") if job.removeprefix("job-") in c.name],
+        "the job's container is gone",
+    )
+    lines = ada.run("himalia", "job", "logs", job).splitlines()
+    assert [line.split()[0] for line in lines[:20000]] == [str(i) for i in range(20000)]
