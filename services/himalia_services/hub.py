@@ -21,9 +21,9 @@ from himalia_services.settings import SERVICE, SERVICE_PATH, Settings
 
 #: How long what the hub said of a token is believed: a revoked one works that much longer, at most.
 TOKEN_SECONDS = 5.0
-TIMEOUT = httpx.Timeout(10.0, connect=2.0)
+TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 #: The hub answers a start after up to ten seconds, a stop after what the processes are given to end.
-SLOW = httpx.Timeout(60.0, connect=2.0)
+SLOW = httpx.Timeout(60.0, connect=5.0)
 PAGE = 200
 CLIENT_ID = f"service-{SERVICE}"
 
