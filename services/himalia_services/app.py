@@ -15,13 +15,14 @@ from himalia_services.api import environments, events, inputs, internal, jobs, l
 from himalia_services.api.auth import Seal
 from himalia_services.api.headers import REQUEST_ID, EveryAnswer
 from himalia_services.api.internal_auth import hub_only
+from himalia_services.model import pack
 from himalia_services.parts import Parts
 from himalia_services.settings import SERVICE_PATH, Settings
 
 API = f"{SERVICE_PATH}/api/v1"
 BODY_MOST = 1 << 20
-#: A pack of 200 MB and what its tar adds.
-INPUT_MOST = 210 << 20
+#: The route knows which limits were asked for; this is the largest.
+INPUT_MOST = pack.WHOLE.upload
 PREFLIGHT_SECONDS = 600
 
 _PROBLEM = {

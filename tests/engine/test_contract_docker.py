@@ -25,6 +25,7 @@ from himalia_services.engines.docker import DockerEngine, Site
 from himalia_services.engines.docker.engine import PullFrom
 from himalia_services.errors import EngineError, EngineUnavailable
 from himalia_services.model.workload import Image, Input, Mount, Resources, Workload, WorkloadId
+from himalia_services.snapshot.registry import Registry
 
 pytestmark = pytest.mark.docker
 
@@ -130,7 +131,7 @@ class DockerRig(Rig):
 
     def _over(self, docker: aiodocker.Docker, port: int = 9) -> DockerEngine:
         pull_from = PullFrom(host=f"127.0.0.1:{port}", username="nobody", password="none")
-        return DockerEngine(docker, self.site, registry=None, pull_from=pull_from)
+        return DockerEngine(docker, self.site, registry=Registry("http://127.0.0.1:9"), pull_from=pull_from)
 
     def workload(
         self, program: Program, *, id: WorkloadId | None = None, input: Input | None = None, count: int = 1
@@ -145,7 +146,7 @@ class DockerRig(Rig):
 
     async def starts(self, id: WorkloadId) -> int:
         name = f"{self.site.prefix}-{id}-r0"
-        found = subprocess.run(
+        found = subprocess.run(  # noqa: ASYNC221
             ["docker", "inspect", "-f", "{{.State.StartedAt}}", name], capture_output=True, text=True
         )
         ran = found.returncode == 0 and not found.stdout.startswith("0001-")

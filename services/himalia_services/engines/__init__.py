@@ -23,7 +23,10 @@ class Engine(Protocol):
         ...
 
     async def stop(self, id: WorkloadId, grace: timedelta) -> None:
-        """TERM, then KILL after `grace`; returns when the signal is sent. Absent means stopped."""
+        """TERM, or KILL when `grace` is zero; returns when the signal is sent. Absent means stopped.
+
+        An engine remembers nothing: who sent TERM comes again when the grace is over.
+        """
         ...
 
     async def remove(self, id: WorkloadId) -> None:
@@ -43,7 +46,7 @@ class Engine(Protocol):
         ...
 
     def outputs(self, id: WorkloadId, worker: int = 0) -> AsyncIterator[bytes]:
-        """The project folder of an ended worker, as a tar stream."""
+        """The project folder of an ended worker, as a tar stream; each name begins with the folder's own, which means nothing."""
         ...
 
     async def result(self, id: WorkloadId, worker: int = 0) -> Mapping[str, object] | None:

@@ -29,6 +29,7 @@ from aiodocker import DockerError
 from himalia_services.engines import SaveProgress
 from himalia_services.engines.docker import render
 from himalia_services.engines.docker.render import Site
+from himalia_services.engines.docker.save import save
 from himalia_services.errors import EngineError, EngineUnavailable
 from himalia_services.failpoint import failpoint
 from himalia_services.model import pack
@@ -43,6 +44,7 @@ from himalia_services.model.workload import (
     WorkloadId,
     WorkspaceRef,
 )
+from himalia_services.snapshot.registry import Registry
 
 CHUNK = 256 << 10
 RESULT_BYTES = 4 << 20
@@ -65,7 +67,7 @@ class PullFrom:
 class DockerEngine:
     """See `Engine`. `registry` is what a save pushes to, `pull_from` the same registry for Docker's own pulls."""
 
-    def __init__(self, docker: aiodocker.Docker, site: Site, *, registry: Any, pull_from: PullFrom) -> None:
+    def __init__(self, docker: aiodocker.Docker, site: Site, *, registry: Registry, pull_from: PullFrom) -> None:
         self._docker = docker
         self._site = site
         self._registry = registry
@@ -174,8 +176,6 @@ class DockerEngine:
         return None
 
     async def save(self, source: WorkspaceRef, target: ImageTarget, progress: SaveProgress) -> Saved:
-        from himalia_services.engines.docker.save import save
-
         return await save(self._docker, self._registry, source, target, progress)
 
     async def ensure_volume(self, name: str, *, labels: Mapping[str, str]) -> None:
