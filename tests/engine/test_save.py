@@ -496,7 +496,7 @@ async def test_a_saver_killed_at_any_moment_leaves_a_whole_image_or_none_and_not
     docker("exec", "--detach", workspace.name, "/opt/himalia/bin/python", "-c", WRITER)
     to = target(base)
     told = [registry.url, USER, PASSWORD, workspace.name, vars(base), to.repository, str(spool), as_root]
-    saver = subprocess.Popen([sys.executable, "-c", SAVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: ASYNC220
+    saver = subprocess.Popen([sys.executable, "-u", "-c", SAVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: ASYNC220
     assert saver.stdin is not None
     assert saver.stdout is not None
     with saver:
@@ -508,13 +508,15 @@ async def test_a_saver_killed_at_any_moment_leaves_a_whole_image_or_none_and_not
     await until(lambda: not workspace.is_frozen(), 3)
     moved = workspace.sh("cat /opt/pairs/first").count("\n")
     await until(lambda: workspace.sh("cat /opt/pairs/first").count("\n") > moved)
-    if registry.tags(to.repository):
+    whole = registry.tags(to.repository)
+    print(f"killed {delay} s into a save: {whole or 'no image'}")
+    if whole:
         async with registry.client() as client:
             manifest = await client.manifest(to.repository, "1")
             for layer in manifest.layers:
                 assert await client.has_blob(to.repository, layer["digest"])
     left = await asyncio.to_thread(left_in, spool)
-    assert sum(file.stat().st_size for file in left) == 0
+    assert sum(path.stat().st_size for path in left if path.is_file()) == 0
     async with registry.client() as client, aiodocker.Docker() as engine:
         await save(engine, client, workspace.ref, to, silent, spool=spool)
     assert left_in(spool) == []
@@ -526,7 +528,7 @@ def left_in(spool: Path) -> list[Path]:
         return []
     for folder in spool.iterdir():
         os.utime(folder, (0, 0))
-    return [path for path in spool.rglob("*") if path.is_file()]
+    return list(spool.rglob("*"))
 
 
 class Refusing(httpx.AsyncHTTPTransport):

@@ -1,6 +1,6 @@
 """The changes of a container as one layer in a file: a process of its own, told what to do on stdin, telling lines of JSON.
 
-It ends at once when its stdin does. Lines: `{"ready"}` (the spool's files are open and may be unlinked), `{"spooled": bytes}`
+It ends at once when its stdin does. Lines: `{"ready"}` (the spool's files are open, and unlinked), `{"spooled": bytes}`
 (of the current file), `{"again"}` (start over: the layer is in the other file), at last `{"done": {…}}` or `{"error": sentence}`.
 """
 
@@ -204,6 +204,7 @@ def _open(stack: ExitStack, path: str) -> int:
     # the files are there already: they belong to who asked, also when we run as root in another container
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     stack.callback(os.close, descriptor)
+    os.unlink(path)  # who asked has it open; what is killed from now on leaves nothing
     return descriptor
 
 

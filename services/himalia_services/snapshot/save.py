@@ -194,14 +194,22 @@ def _files(parent: Path | None) -> _Files:
 
 
 def _sweep(parent: Path) -> None:
-    """Who is killed before the capture has opened its files leaves them, empty: nobody holds their lock."""
+    """Who is killed before the capture has begun leaves empty files, and nobody holds their lock."""
     for folder in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime < _YOUNG_S:
-                continue  # it may just be getting its lock
-            with (folder / LIVE).open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - folder.stat().st_mtime > _YOUNG_S and not _is_held(folder / LIVE):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 class _Superseded(Exception):
