@@ -9,6 +9,10 @@ from functools import cache
 
 import pytest
 
+from platform_fixture import platform
+
+__all__ = ["platform"]  # one installation for every suite that wants a real one
+
 
 @cache
 def _missing(what: str) -> str:

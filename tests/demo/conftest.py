@@ -10,9 +10,7 @@ import pytest
 from himalia import Himalia
 from himalia.login import sign_in
 from himalia.workspace import Workspace
-from platform_fixture import Person, Platform, platform
-
-__all__ = ["platform"]
+from platform_fixture import Person, Platform
 
 ENVIRONMENT = "himalia/base"
 

@@ -7,9 +7,7 @@ from itertools import count
 
 import pytest
 
-from platform_fixture import Person, Platform, platform
-
-__all__ = ["platform"]
+from platform_fixture import Person, Platform
 
 _numbers = count(1)
 
