@@ -183,7 +183,8 @@ class Platform:
     @property
     def environ(self) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("HIMALIA_", "JUPYTERHUB_"))}
-        return clean | {"HIMALIA_HOME": str(self.home.path), "HIMALIA_PORT": str(self.home.port)}
+        ours = {"HIMALIA_HOME": str(self.home.path), "HIMALIA_PORT": str(self.home.port)}
+        return clean | ours | {"HIMALIA_CATALOG": str(Path(__file__).parent / "catalog.yaml")}
 
     def himalia(self, *words: str, code: int = 0) -> str:
         """Run a command of this installation."""
