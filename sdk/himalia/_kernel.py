@@ -6,6 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from urllib.parse import quote
 from himalia import schema
 from himalia._connection import make_http, refusal
 from himalia._websocket import WebSocket
-from himalia.errors import CommandFailed, Conflict, HimaliaError, Unavailable, WaitTimeout
+from himalia.errors import CommandFailed, Conflict, HimaliaError, NotFound, Unavailable, WaitTimeout
 
 if TYPE_CHECKING:
     import httpx
@@ -73,7 +74,9 @@ def run(
                 cell = _CELL.format(call=json.dumps({"argv": argv, "cwd": cwd, "env": dict(env)}))
                 code, text = _execute(channel, session, cell, output, time.monotonic() + timeout)
         finally:
-            _ask(himalia, http, "DELETE", f"{server}/api/kernels/{quote(kernel)}", headers)
+            # A kernel that died is gone already, and what went wrong before matters more than this.
+            with suppress(HimaliaError):
+                _ask(himalia, http, "DELETE", f"{server}/api/kernels/{quote(kernel)}", headers)
     finished = Finished(argv, code if code >= 0 else 128 - code, text)
     if check and finished.exit_code:
         last = "\n".join(text.strip().splitlines()[-5:])
@@ -100,8 +103,9 @@ def server_url(lab: str) -> str:
 def _channel(url: str, *, headers: Mapping[str, str]) -> WebSocket:
     try:
         return WebSocket(url, headers=headers)
-    except TimeoutError:
-        raise broken() from None  # the server opens a channel once the kernel has answered
+    except (TimeoutError, NotFound):
+        # The server opens a channel once the kernel has answered, and forgets one that dies again and again.
+        raise broken() from None
 
 
 def _ask(

@@ -15,10 +15,21 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
 
 
 def notebook(*cells: str) -> str:
-    made = [
-        {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": cell} for cell in cells
-    ]
+    """A notebook; its first cell holds the parameters' defaults, as papermill looks for them."""
+
+    def cell(place: int, source: str) -> dict[str, Any]:
+        tags = {"tags": ["parameters"]} if place == 0 else {}
+        return {
+            "id": f"cell-{place}",
+            "cell_type": "code",
+            "execution_count": None,
+            "metadata": tags,
+            "outputs": [],
+            "source": source,
+        }
+
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made = [cell(place, source) for place, source in enumerate(cells)]
     return json.dumps({"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5})
 
 
@@ -80,7 +91,7 @@ def test_a_notebook_at_homes_root_runs_there_and_comes_back_executed(ada: Somebo
     )
     said = submit(ada, "report.ipynb --param n=21")
     assert "Your home is no project folder" in said
-    assert "/home/jovyan beside data beside the project 42" in said
+    assert "/home/jovyan beside data beside the project 42" in said, said
     job = last(ada)
     executed = json.loads(job.outputs.read("report.ipynb"))
     assert "42" in json.dumps(executed["cells"])
@@ -102,7 +113,8 @@ def test_data_over_the_limits_stays_live_and_code_does_not(ada: Somebody) -> Non
 def test_an_editable_install_is_the_code_as_it_was_at_submit(ada: Somebody) -> None:
     ada.workspace.write(
         "~/tool/pyproject.toml",
-        "[project]\nname = 'mytool'\nversion = '1'\n[build-system]\nrequires = ['setuptools']\nbuild-backend = 'setuptools.build_meta'\n",
+        "[project]\nname = 'mytool'\nversion = '1'\n[tool.setuptools]\npy-modules = ['mytool']\n"
+        "[build-system]\nrequires = ['setuptools']\nbuild-backend = 'setuptools.build_meta'\n",
     )
     ada.workspace.write("~/tool/mytool.py", "word = 'as submitted'")
     ada.workspace.write("~/tool/use.py", "import time, mytool; print(mytool.word, mytool.__file__)")
@@ -143,9 +155,10 @@ def test_what_a_job_made_before_it_ran_out_of_memory_comes_back(ada: Somebody) -
 
 
 def test_a_job_has_no_token_and_says_so(ada: Somebody) -> None:
-    said = submit(ada, "--command 'himalia whoami'", code=4, cwd="~/study")
+    ada.sh("mkdir -p ~/quiet")
+    said = submit(ada, "--command 'himalia whoami'", code=4, cwd="~/quiet")
     assert "This job has no token" in said
-    assert "TOKEN" not in submit(ada, "--command env", cwd="~/study").split("packed", 1)[1]
+    assert "TOKEN" not in submit(ada, "--command env", cwd="~/quiet").split("packed", 1)[1]
 
 
 def test_the_command_and_the_sdk_outlive_what_people_install(ada: Somebody) -> None:

@@ -249,6 +249,11 @@ class TestRun:
                 await asyncio.to_thread(run, url)
         assert deleted == ["k1"]
 
+    async def test_a_kernel_the_server_gave_up_is_the_same_error(self) -> None:
+        async with server(refuse=404) as (url, _):
+            with pytest.raises(errors.HimaliaError, match="kernel does not start"):
+                await asyncio.to_thread(run, url)
+
     async def test_one_that_never_ends_is_given_up_and_its_kernel_with_it(self) -> None:
         async def silent(socket: web.WebSocketResponse) -> None:
             await socket.receive()
