@@ -46,6 +46,7 @@ def main() -> None:
         answers = {page: ask(port, page) for page in PAGES}
         launcher = json.loads(ask(port, "server-proxy/servers-info")[1])["server_processes"]
         kernels = json.loads(ask(port, "api/kernelspecs")[1])["kernelspecs"]
+        extensions = json.loads(ask(port, "lab/api/extensions")[1])
         before = activity(port)
         for _ in range(3):
             ask(port, "tensorboard/data/environment")
@@ -57,6 +58,7 @@ def main() -> None:
         "answers": {page: [answers[page][0], mark in answers[page][1]] for page, mark in PAGES.items()},
         "launcher": sorted(entry["launcher_entry"]["title"] for entry in launcher),
         "kernels": sorted(kernels),
+        "extensions": sorted(entry["name"] for entry in extensions if entry["enabled"] and entry["installed"]),
         "tcp_listeners": len(listeners),
         "activity_before_polling": datetime.fromisoformat(before).isoformat(),
         "activity_after_polling": datetime.fromisoformat(after).isoformat(),

@@ -274,6 +274,7 @@ def test_editor_and_tensorboard_answer_on_unix_sockets(offline: Container) -> No
     assert seen["answers"]["tensorboard/data/environment"] == [200, True]
     assert seen["launcher"] == ["TensorBoard", "VS Code"]
     assert seen["kernels"] == ["python3"]
+    assert {"himalia-lab", "@jupyter-widgets/jupyterlab-manager"} <= set(seen["extensions"])
     # the server's own port and the stand-in hub's: neither program opened one
     assert seen["tcp_listeners"] == 2
     assert seen["activity_after_polling"] == seen["activity_before_polling"]
