@@ -110,6 +110,8 @@ def _start(say: Say) -> None:
         subprocess.run(["systemctl", "start", "docker"], capture_output=True, check=False)
     else:
         say("Starting the Docker daemon")
+        _forget_former(Path("/var/run/docker.pid"), "dockerd")
+        _forget_former(Path("/var/run/docker/containerd/containerd.pid"), "containerd")
         with open("/var/log/himalia-dockerd.log", "ab") as log:
             subprocess.Popen(
                 ["dockerd", f"--mtu={default_mtu()}"],
@@ -122,6 +124,20 @@ def _start(say: Say) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and connect() is None:
         time.sleep(0.3)
+
+
+def _forget_former(pidfile: Path, program: str) -> None:
+    """A daemon that was killed leaves its pid file, and refuses to start once that pid is some other program's."""
+    try:
+        pid = int(pidfile.read_text())
+    except (FileNotFoundError, ValueError):
+        return
+    try:
+        alive = Path(f"/proc/{pid}/comm").read_text().strip() == program
+    except FileNotFoundError:
+        alive = False
+    if not alive:
+        pidfile.unlink(missing_ok=True)
 
 
 def default_mtu() -> int:
