@@ -140,6 +140,10 @@ class Settings(BaseSettings):
         return self.control / "files"
 
     @property
+    def saves(self) -> Path:
+        return self.home / "saves"
+
+    @property
     def images(self) -> Path:
         return self.home / "images"
 

@@ -232,3 +232,9 @@ def test_the_stand_in_hub_answers_what_a_server_asks() -> None:
         hub.shutdown()
         hub.server_close()
         thread.join()
+
+
+def test_an_attempt_runs_once_also_when_its_container_is_started_again(tmp_path: Path):
+    (tmp_path / "result.json").write_text('{"exit_code": 7}')
+    assert job.run(tmp_path) == 7
+    assert not (tmp_path / "log").exists()

@@ -41,6 +41,8 @@ def run(folder: Path = FOLDER) -> int:
             f"himalia-run: {folder} is not mounted; a job's specification, log and result live there.", file=sys.stderr
         )
         return UNUSABLE
+    if (folder / "result.json").exists():  # the container was started again, and an attempt runs once
+        return int(json.loads((folder / "result.json").read_text())["exit_code"])
     log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
         ending = _attempt(read(folder / "spec.json"), log)

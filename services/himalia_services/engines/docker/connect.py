@@ -15,7 +15,11 @@ USUAL = "unix:///var/run/docker.sock"
 def connect(settings: Settings, registry: Registry) -> DockerEngine:
     """Reaches it when it is first asked something, so that a daemon that is away keeps nothing else from starting."""
     site = Site(
-        instance=settings.instance, prefix=settings.prefix, network=settings.network, runs=settings.workloads_run
+        instance=settings.instance,
+        prefix=settings.prefix,
+        network=settings.network,
+        runs=settings.workloads_run,
+        spool=settings.saves,
     )
     pull_from = PullFrom(
         host=settings.registry_host, username=REGISTRY_USER, password=settings.secret("registry-password")

@@ -176,7 +176,10 @@ class DockerEngine:
         return None
 
     async def save(self, source: WorkspaceRef, target: ImageTarget, progress: SaveProgress) -> Saved:
-        return await save(self._docker, self._registry, source, target, progress)
+        spool = self._site.spool
+        if spool is not None:
+            spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return await save(self._docker, self._registry, source, target, progress, spool=spool)
 
     async def ensure_volume(self, name: str, *, labels: Mapping[str, str]) -> None:
         """A container that never starts stands for "not ready yet": it is there from before the volume until that has its owner."""

@@ -25,6 +25,8 @@ class Site:
     prefix: str  # "himalia-1a2b3c4d"
     network: str
     runs: Path
+    #: Where a save spools its layer: as large as what is saved, so on the installation's disk. None: the system's folder.
+    spool: Path | None = None
 
 
 def name(site: Site, id: WorkloadId, worker: int) -> str:
