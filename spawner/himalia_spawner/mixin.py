@@ -408,7 +408,7 @@ class WorkspaceMixin(Spawner):
         return options.from_form
 
     def options_from_query(self, query_data: dict[str, list[str]]) -> Any:
-        """A link only preselects: somebody else's environment must not start because a page was opened."""
+        """A link only preselects: somebody else's environment must not start because a page was opened. `AskFirst` asks never."""
         raise NotStarted("Check what you are about to start.", reason="confirm", status_code=200)
 
     async def render_form(self) -> str:

@@ -22,6 +22,7 @@ import bcrypt
 from jupyterhub.auth import Authenticator
 from traitlets import Instance, default
 
+from himalia_spawner.pages import HANDLERS
 from himalia_spawner.place import Place
 
 #: Names that would own an address or a namespace of the platform.
@@ -140,6 +141,9 @@ class HimaliaAuthenticator(Authenticator):
     def _threads(self) -> ThreadPoolExecutor:
         # bcrypt takes a quarter of a second of a core: never on the hub's loop, and never on all cores
         return ThreadPoolExecutor(2, thread_name_prefix="password")
+
+    def get_handlers(self, app: Any) -> list[tuple[str, Any]]:
+        return [*super().get_handlers(app), *HANDLERS]
 
     def validate_username(self, username: str) -> bool:
         return bool(username) and not refusal(username)

@@ -94,6 +94,19 @@ def test_a_person_logs_in_starts_from_the_page_and_finds_what_apt_installed_afte
     assert ada.run("cat", "notes").strip() == "mine"
 
 
+@pytest.mark.parametrize("path", ["", "/{name}", "/{name}/second"])
+def test_a_link_with_options_ticks_them_and_starts_nothing(person: Make, path: str):
+    ada = person()
+    ada.login()
+    page = ada.session.get(f"{ada.platform.url}/hub/spawn{path.format(name=ada.name)}?opt-machine=medium&environment=x")
+    assert page.status_code == 200
+    assert re.search(r'name="machine" value="medium" checked', page.text)
+    assert not [
+        server for server in ada.hub("GET", f"/users/{ada.name}").json()["servers"].values() if server["pending"]
+    ]
+    assert ada.platform.state(ada.name, "") == {}
+
+
 def test_no_token_and_nothing_of_ours_is_in_the_container(person: Make):
     ada = person()
     ada.start()
