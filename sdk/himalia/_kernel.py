@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from himalia import schema
 from himalia._connection import make_http, refusal
-from himalia._websocket import WebSocket
+from himalia._websocket import Closed, WebSocket
 from himalia.errors import CommandFailed, Conflict, HimaliaError, NotFound, Unavailable, WaitTimeout
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def server_url(lab: str) -> str:
 def _channel(url: str, *, headers: Mapping[str, str]) -> WebSocket:
     try:
         return WebSocket(url, headers=headers)
-    except (TimeoutError, NotFound):
+    except (TimeoutError, NotFound, Closed):
         # The server opens a channel once the kernel has answered, and forgets one that dies again and again.
         raise broken() from None
 
@@ -129,14 +129,20 @@ def _execute(
     channel.send(json.dumps(_request(id, session, cell)))
     pieces: list[str] = []
     code: int | None = None
-    idle = False
+    idle = heard = False
     while code is None or not idle:
-        message = _receive(channel, deadline)
+        try:
+            message = _receive(channel, deadline)
+        except Closed:
+            if heard:
+                raise
+            raise broken() from None
         # Said by the server of a kernel that ended, and so in answer to nobody.
         if message.get("content", {}).get("execution_state") in _GONE:
             raise broken()
         if message.get("parent_header", {}).get("msg_id") != id:
             continue
+        heard = True
         kind, content = (
             message["msg_type"] if "msg_type" in message else message["header"]["msg_type"],
             message["content"],

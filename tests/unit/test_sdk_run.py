@@ -254,6 +254,23 @@ class TestRun:
             with pytest.raises(errors.HimaliaError, match="kernel does not start"):
                 await asyncio.to_thread(run, url)
 
+    async def test_a_server_that_ends_the_connection_before_the_kernel_said_anything_means_the_same(self) -> None:
+        async def leaves(socket: web.WebSocketResponse) -> None:
+            await socket.receive()
+
+        async with server(leaves) as (url, _):
+            with pytest.raises(errors.HimaliaError, match="kernel does not start"):
+                await asyncio.to_thread(run, url)
+
+    async def test_a_connection_that_ends_while_the_command_runs_is_said_so(self) -> None:
+        async def leaves(socket: web.WebSocketResponse) -> None:
+            request = json.loads((await socket.receive()).data)
+            await socket.send_str(says(request["header"], "status", execution_state="busy"))
+
+        async with server(leaves) as (url, _):
+            with pytest.raises(errors.Unavailable, match="ended the connection"):
+                await asyncio.to_thread(run, url)
+
     async def test_one_that_never_ends_is_given_up_and_its_kernel_with_it(self) -> None:
         async def silent(socket: web.WebSocketResponse) -> None:
             await socket.receive()
