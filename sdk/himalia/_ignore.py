@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from himalia.errors import PackError
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -47,7 +49,11 @@ def _parse(line: str) -> Pattern | None:
     if not text:
         return None
     regex = "".join(_translate(text))
-    return Pattern(re.compile(regex if anchored else f"(?:.*/)?{regex}", re.DOTALL), folders_only, negated)
+    try:
+        compiled = re.compile(regex if anchored else f"(?:.*/)?{regex}", re.DOTALL)
+    except re.error:
+        raise PackError(f"“{line}” is no pattern for files: look at its square brackets.") from None
+    return Pattern(compiled, folders_only, negated)
 
 
 def _translate(text: str) -> Iterable[str]:

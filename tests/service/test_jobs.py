@@ -648,3 +648,10 @@ async def pass_time(house: JobHouse, id: str, **moments: timedelta) -> None:
         await session.execute(
             update(t.Job).where(t.Job.id == id).values({name: t.now() - ago for name, ago in moments.items()})
         )
+
+
+async def test_half_a_character_in_a_request_is_refused_with_a_sentence(house: JobHouse, client_for: ClientFor) -> None:
+    body = '{"kind": "command", "command": ["true"], "environment": "himalia/base", "display_name": "\\ud800"}'
+    async with client_for("ada") as client:
+        answer = await client.post("/jobs", content=body, headers={"Content-Type": "application/json"})
+    assert_problem(answer, 422, "no_text")

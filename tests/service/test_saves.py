@@ -80,7 +80,7 @@ async def test_the_trial_start_has_no_network_no_home_no_mounts_and_nobodys_toke
         "tmpfs",
         (),
     )
-    assert seen.workload.spec == {"timeout_seconds": 60, "env": {}}
+    assert seen.workload.spec == {"timeout_seconds": 120, "env": {}}
     assert (await stored(house, version_id)).status == "Verifying"
 
 

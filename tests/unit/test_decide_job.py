@@ -327,3 +327,12 @@ def test_a_project_at_the_root_of_a_volume_takes_its_place(place: str, left: str
     own = [mount for mount in job.mounts(VOLUMES, place) if not mount.target.startswith("/run/")]
     assert [mount.source for mount in own] == [left]
     assert len(job.mounts(VOLUMES, place)) == 3
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "ending"),
+    [("stopped_by_user", ("Stopped", "stopped_by_user")), ("", ("Failed", "engine_lost"))],
+)
+def test_a_container_that_never_ran_is_no_success(stop_reason: str, ending: tuple[str, str]) -> None:
+    end = conclude(WorkerObserved(state="created"), None, stop_reason, stopped=False)
+    assert (end.status, end.reason_code) == ending

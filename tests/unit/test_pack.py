@@ -538,3 +538,8 @@ def test_what_shrinks_while_it_is_packed_is_an_error_and_leaves_no_file(
     with pytest.raises(PackError, match="could not be packed"):
         project(home / "work/train.py", cwd=home, place=workspace)
     assert list(temporary.iterdir()) == []
+
+
+def test_a_pattern_with_impossible_brackets_is_refused_by_name() -> None:
+    with pytest.raises(PackError, match=r"\[z-a\]"):
+        Ignore(["[z-a].txt"])

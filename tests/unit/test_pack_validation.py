@@ -207,3 +207,18 @@ def test_one_file_can_be_read_out_of_a_pack() -> None:
     assert b"".join(pack.content(source, "d/b")) == b"B" * 700_000
     source.seek(0)
     assert b"".join(pack.content(source, "nothing")) == b""
+
+
+def test_headers_that_add_up_in_memory_are_refused() -> None:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "x" * 1000}) as tar:
+        tar.addfile(entry("a"))
+    with pytest.raises(Invalid, match="global headers"):
+        pack.inspect(io.BytesIO(gzip.compress(raw.getvalue())))
+
+
+def test_a_header_that_announces_another_a_thousand_times_over_is_refused() -> None:
+    header = entry("././@PaxHeader", tarfile.XHDTYPE, size=512).tobuf(tarfile.USTAR_FORMAT)
+    block = header + b"12 comment=x".ljust(511, b"\0") + b"\0"
+    with pytest.raises(Invalid, match="not a gzipped tar"):
+        pack.inspect(io.BytesIO(gzip.compress(block * 5000)))

@@ -207,3 +207,22 @@ async def test_the_end_of_a_process_that_is_not_ours_is_seen(home):
     os.kill(running.pid, 9)
     await asyncio.wait_for(waiting, 5)
     child.wait()
+
+
+async def test_a_service_that_cannot_be_started_is_tried_again_and_ends_nothing_else(home, listener, monkeypatch):
+    launch, refused = process.launch, []
+
+    def full(*args: object, **options: object):
+        if len(refused) < 2:
+            refused.append(1)
+            raise OSError(28, "No space left on device")
+        return launch(*args, **options)
+
+    monkeypatch.setattr(process, "launch", full)
+    keeper = Keeper(home, listener)
+    task = asyncio.create_task(keeper.keep())
+    async with asyncio.timeout(30):
+        await keeper.there.wait()
+    assert len(refused) == 2
+    assert not task.done()
+    await over(task, keeper)

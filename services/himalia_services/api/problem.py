@@ -45,6 +45,7 @@ class Problem:
 def install(app: FastAPI) -> None:
     app.add_exception_handler(HimaliaError, _himalia)
     app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(UnicodeEncodeError, _no_text)
     app.add_exception_handler(HTTPException, _http)
 
 
@@ -109,6 +110,13 @@ def _validation(request: Request, error: Exception) -> Response:
     detail = "; ".join(f"{field}: {message}" for field, message in found[:3])
     errors = [{"field": field, "message": message} for field, message in found]
     return response(request, Invalid(f"The request is not as it must be. {detail}.", errors=errors))
+
+
+def _no_text(request: Request, error: Exception) -> Response:
+    """JSON can spell half a character, which no database takes as text."""
+    return response(
+        request, Invalid("The request holds something that is no text: half of a surrogate pair.", code="no_text")
+    )
 
 
 def _field(location: Sequence[Any]) -> str:

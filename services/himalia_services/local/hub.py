@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -9,6 +10,7 @@ import httpx
 
 from himalia_services.local.home import Home, Trouble
 
+STOP_SECONDS = 60.0
 SLOW_SECONDS = 60.0  # stopping a server may take the ten seconds its processes are given, and more
 
 
@@ -58,7 +60,9 @@ class Hub:
             f"/users/{quote(name, safe='')}/server" if not server else f"/users/{quote(name, safe='')}/servers/{server}"
         )
         answer = self._ask("DELETE", path, missing=True)
-        while answer is not None and answer.status_code == 202:
+        deadline = time.monotonic() + STOP_SECONDS
+        while answer is not None and answer.status_code == 202 and time.monotonic() < deadline:
+            time.sleep(0.2)
             state = (self.person(name) or {}).get("servers", {}).get(server)
             if state is None or (state.get("stopped", True) and not state.get("pending")):
                 return

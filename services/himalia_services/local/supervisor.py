@@ -96,9 +96,19 @@ class Keeper:
             running = process.find(self._pidfile)
             self.child = None
             if running is None:
-                self.child, running = process.launch(
-                    self.service.argv, env=self.service.env, cwd=self.home.root, log=self._log, pidfile=self._pidfile
-                )
+                try:
+                    self.child, running = process.launch(
+                        self.service.argv,
+                        env=self.service.env,
+                        cwd=self.home.root,
+                        log=self._log,
+                        pidfile=self._pidfile,
+                    )
+                except OSError as error:  # a full disk, no process to be had: that passes, and the others must live on
+                    delay = min(delay * 2, LONGEST_DELAY)
+                    say(f"{self.service.name} cannot be started ({error}); trying again in {delay:g} s")
+                    await asyncio.sleep(delay)
+                    continue
                 say(f"{self.service.name} started, pid {running.pid}")
             else:
                 say(f"{self.service.name} taken over, pid {running.pid}")

@@ -213,7 +213,7 @@ def conclude(
     worker: WorkerObserved | None, result: Mapping[str, object] | None, stop_reason: str, *, stopped: bool
 ) -> Conclusion:
     """What an ended worker means. None: its container vanished. `stopped`: a signal was sent for `stop_reason`."""
-    if worker is None:
+    if worker is None or worker.state != "exited":  # gone, or standing there without ever having run
         return (
             _cut(stop_reason)
             if stop_reason

@@ -111,6 +111,8 @@ class _Header(tarfile.TarInfo):
             tarfile.XGLTYPE,
             tarfile.SOLARIS_XHDTYPE,
         )
+        if self.type == tarfile.XGLTYPE:  # kept for the whole tar, and they add up
+            raise Invalid("The pack has global headers, which no client of ours writes. Pack it with `himalia`.")
         if self.type == tarfile.GNUTYPE_SPARSE:
             raise Invalid("The pack holds a sparse file. Pack it as a plain file, or exclude it.")
         if long and self.size > _MAX_HEADER:
@@ -261,7 +263,8 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 #: What tarfile, gzip and zlib raise on bytes that are not what they should be.
-_BROKEN = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError)
+#: RecursionError: a header that only announces another one, a thousand times over.
+_BROKEN = (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, RecursionError)
 
 
 def _name(raw: str) -> str:
