@@ -123,8 +123,8 @@ async def collect(
 ) -> dict[str, tuple[str, str]]:
     known = {path: sha(content) for path, content in (before or {}).items()}
     pieces = [data[start : start + 700] for start in range(0, len(data), 700)]
-    made = await outputs.collect(files, stream(*pieces), known, input)
-    return {file.path: (file.change, file.digest) for file in made}
+    collected = await outputs.collect(files, stream(*pieces), known, input)
+    return {file.path: (file.change, file.digest) for file in collected.made}
 
 
 async def test_new_and_changed_files_are_kept_and_unchanged_ones_are_not(files: Files) -> None:
@@ -190,3 +190,11 @@ async def test_an_engine_that_stops_answering_in_the_middle_is_its_own_error(fil
     with pytest.raises(EngineUnavailable, match="stopped answering"):
         await outputs.collect(files, breaks(), {}, None)
     assert temporary(files) == []
+
+
+async def test_a_job_that_leaves_too_much_behind_keeps_what_fits_and_counts_the_rest(files: Files) -> None:
+    data = tar(("input/a", b"a" * 10), ("input/b", b"b" * 10), ("input/c", b"c"), ("input/d", b"d"))
+    few = await outputs.collect(files, stream(data), {}, None, outputs.Limits(files=2))
+    assert ([file.path for file in few.made], few.left_out) == (["a", "b"], 2)
+    small = await outputs.collect(files, stream(data), {}, None, outputs.Limits(total_bytes=12))
+    assert ([file.path for file in small.made], small.left_out) == (["a", "c", "d"], 1)

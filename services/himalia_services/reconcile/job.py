@@ -10,7 +10,7 @@ import asyncio
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -298,17 +298,27 @@ async def _collect(parts: Parts, holder: str, case: Case) -> None:
     row = case.row
     result = await parts.engine.result(case.workload)
     size = await parts.files.put_log(row.id, row.attempt, 0, parts.engine.logs(case.workload), limit=LOG_BYTES)
-    made = await _outputs(parts, case)
+    collected = await _outputs(parts, case)
     end = conclude(case.facts.worker, result, row.stop_reason, stopped=row.stop_sent_at is not None)
+    if collected.left_out:
+        end = replace(end, reason_message=f"{end.reason_message} {_too_much(collected.left_out)}".strip())
     failpoint("job.collected")
-    await _settle(parts, holder, case, end, made, size)
+    await _settle(parts, holder, case, end, collected.made, size)
     failpoint("job.settled")
     await parts.engine.remove(case.workload)
 
 
-async def _outputs(parts: Parts, case: Case) -> Sequence[outputs.Made]:
+def _too_much(left_out: int) -> str:
+    most = outputs.USUAL
+    return (
+        f"{left_out} files it made are not among the outputs: a job keeps {most.files:,} files and "
+        f"{most.total_bytes // 10**9} GB. Write more than that into home or a group's folder."
+    )
+
+
+async def _outputs(parts: Parts, case: Case) -> outputs.Collected:
     if case.facts.worker is None:
-        return ()
+        return outputs.Collected()
     pack = parts.files.path(case.row.input["digest"]) if case.row.input else None
     try:
         return await outputs.collect(parts.files, parts.engine.outputs(case.workload), case.before, pack)
@@ -317,7 +327,7 @@ async def _outputs(parts: Parts, case: Case) -> Sequence[outputs.Made]:
     except EngineError as error:
         if error.reason != "engine_lost":
             raise
-        return ()
+        return outputs.Collected()
 
 
 async def _settle(

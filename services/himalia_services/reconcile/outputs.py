@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import tarfile
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,9 +29,32 @@ class Made:
     change: Literal["new", "changed"]
 
 
+@dataclass(frozen=True)
+class Collected:
+    """What was kept, and how many files were not because there were too many or they were too large in all."""
+
+    made: Sequence[Made] = ()
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one job may leave behind: the store is everybody's, and its rows are written in one transaction."""
+
+    files: int = 20_000
+    total_bytes: int = 20_000_000_000
+
+
+USUAL = Limits()
+
+
 async def collect(
-    files: Files, chunks: AsyncIterator[bytes], before: Mapping[str, str], input: Path | None
-) -> list[Made]:
+    files: Files,
+    chunks: AsyncIterator[bytes],
+    before: Mapping[str, str],
+    input: Path | None,
+    limits: Limits = USUAL,
+) -> Collected:
     """Keep every regular file of the tar that `before` (path: digest) does not have like that.
 
     What is a link, a device or has a name that leads out of the folder is left behind: a program made this tar. `input` is the
@@ -39,7 +62,7 @@ async def collect(
     """
     feed = _Feed(chunks, asyncio.get_running_loop())
     try:
-        return await asyncio.to_thread(_Collector(files, before, input).collect, feed)
+        return await asyncio.to_thread(_Collector(files, before, input, limits).collect, feed)
     except tarfile.TarError as error:
         raise EngineUnavailable(f"The outputs did not come whole: {error}") from None
     finally:
@@ -76,17 +99,18 @@ class _Feed(io.RawIOBase):
 
 
 class _Collector:
-    def __init__(self, files: Files, before: Mapping[str, str], input: Path | None) -> None:
-        self._files, self._before, self._input = files, before, input
+    def __init__(self, files: Files, before: Mapping[str, str], input: Path | None, limits: Limits) -> None:
+        self._files, self._before, self._input, self._limits = files, before, input, limits
+        self._bytes = self._left_out = 0
         self._seen: dict[str, tuple[str, int]] = {}
         self._made: dict[str, Made] = {}
 
-    def collect(self, feed: _Feed) -> list[Made]:
+    def collect(self, feed: _Feed) -> Collected:
         with tarfile.open(fileobj=feed, mode="r|", bufsize=CHUNK) as tar:
             while (entry := tar.next()) is not None:
                 tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # a folder may hold a million files
                 self._take(tar, entry)
-        return [self._made[path] for path in sorted(self._made)]
+        return Collected([self._made[path] for path in sorted(self._made)], self._left_out)
 
     def _take(self, tar: tarfile.TarFile, entry: tarfile.TarInfo) -> None:
         path = _path(entry.name)
@@ -108,6 +132,10 @@ class _Collector:
         digest, size = self._seen[path]
         if digest == self._before.get(path) or not SKIPPED.isdisjoint(path.split("/")):
             return False
+        if len(self._made) >= self._limits.files or self._bytes + size > self._limits.total_bytes:
+            self._left_out += 1
+            return False
+        self._bytes += size
         change = "changed" if path in self._before else "new"
         self._made[path] = Made(path=path, digest=digest, size_bytes=size, mode=mode & 0o777, change=change)
         return True
