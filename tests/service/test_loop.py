@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from himalia_services.engines.fake import FakeEngine, Runs
 from himalia_services.errors import EngineUnavailable
@@ -254,6 +255,58 @@ async def test_a_lease_is_kept_while_somebody_acts(house: House, monkeypatch: py
     assert (await due.claim(house.parts.db, t.Workspace, t.Workspace.id == id, "another")) == ()
     enough.set()
     await task
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, times: int) -> list[str]:
+    """The database is locked for the next `times` prolongings; the list has one entry for each."""
+    refused: list[str] = []
+    prolong = lease.prolong
+
+    async def locked(session: Any, table: Any, id: str, holder: str) -> bool:
+        if len(refused) < times:
+            refused.append(id)
+            raise OperationalError("UPDATE", {}, Exception("database is locked"))
+        return await prolong(session, table, id, holder)
+
+    monkeypatch.setattr(lease, "prolong", locked)
+    return refused
+
+
+async def test_a_database_that_fails_once_stops_nobody(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "LEASE", timedelta(seconds=3))
+    id = (await house.started("ada"))["workspace_id"]
+    refused = refusing(monkeypatch, 1)
+    first: list[Any] = []
+
+    async def act(_: str) -> None:
+        first.append((await house.rows(t.Workspace))[0].leased_until)
+        await eventually(lambda: house.rows(t.Workspace), lambda rows: rows[0].leased_until > first[0])
+        first.append("done")
+
+    await due.each(house.parts.db, t.Workspace, t.Workspace.id == id, "me", act)
+    assert refused == [id]
+    assert first[-1] == "done"
+
+
+async def test_who_cannot_prolong_until_the_lease_has_run_out_is_stopped(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "LEASE", timedelta(seconds=0.1))
+    id = (await house.started("ada"))["workspace_id"]
+    refused = refusing(monkeypatch, 1000)
+    cancelled = False
+
+    async def act(_: str) -> None:
+        nonlocal cancelled
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
+
+    await asyncio.wait_for(due.each(house.parts.db, t.Workspace, t.Workspace.id == id, "me", act), 30)
+    assert cancelled
+    assert 0 < len(refused) < 1000
 
 
 async def test_who_lost_the_lease_is_stopped(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

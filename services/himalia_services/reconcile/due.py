@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 import structlog
 from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from himalia_services.errors import EngineUnavailable, Unavailable
 from himalia_services.store import lease
@@ -87,11 +89,21 @@ async def hold(db: Database, table: Any, id: str, holder: str, act: Callable[[st
 
 
 async def _keep(db: Database, table: Any, id: str, holder: str) -> None:
+    """Prolong the lease again and again. A database that fails a while costs nobody their work before the lease has run out."""
+    term = lease.LEASE.total_seconds()
+    end = time.monotonic() + term
     while True:
-        await asyncio.sleep(lease.LEASE.total_seconds() / 3)
-        async with db.write() as session:
-            if not await lease.prolong(session, table, id, holder):
-                raise Lost(id)
+        await asyncio.sleep(max(0.0, min(term / 3, end - time.monotonic())))
+        asked = time.monotonic()
+        try:
+            async with db.write() as session:
+                if not await lease.prolong(session, table, id, holder):
+                    raise Lost(id)
+            end = asked + term
+        except (SQLAlchemyError, OSError) as error:
+            if time.monotonic() >= end:
+                raise Lost(id) from error
+            log.warning("lease_not_prolonged", row=id, error=str(error))
 
 
 async def _pause(db: Database, table: Any, id: str, holder: str) -> None:
