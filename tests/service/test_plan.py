@@ -220,6 +220,16 @@ async def test_a_private_save_is_never_lost_to_another_environment(house: House)
     await house.plan("ada", container=False, environment="ada/vision:1", expect=409)
 
 
+async def test_a_private_save_that_nobody_adopted_yet_is_not_given_another_environments_name(house: House) -> None:
+    await saved(house)
+    workspace = (await house.plan("ada"))["workspace_id"]
+    kept = await house.settled((await house.tell("preserve", {"workspace_id": workspace}))["id"])
+    problem = await house.plan("ada", container=False, environment="ada/vision:1", expect=409)
+    assert problem["code"] == "other_environment"
+    plan = await house.plan("ada", container=False)
+    assert (plan["environment"], plan["image"]["digest"]) == ("himalia/base:1", kept["digest"])
+
+
 async def test_a_digest_names_an_environment_too(house: House) -> None:
     digest = await saved(house)
     plan = await house.plan("ada", "second", container=False, environment=digest)

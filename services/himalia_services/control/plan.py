@@ -84,14 +84,14 @@ async def make(session: AsyncSession, settings: Settings, catalog: Catalog, requ
     await session.flush()
     caller = starter(person, request.admin, request.groups)
     workspace = await _workspace(session, person, request, catalog)
-    environment, version = await _choose(session, settings, catalog, caller, workspace, request)
-    if workspace.version_id != version.id:
-        workspace.version_id, workspace.preserved_version_id = version.id, None
-    image = version
     if workspace.preserved_version_id is None and not request.container:
         # the container went between the private save and the word that a new one was made from it
         kept = await environments.preserved(session, workspace)
         workspace.preserved_version_id = kept.id if kept is not None else None
+    environment, version = await _choose(session, settings, catalog, caller, workspace, request)
+    if workspace.version_id != version.id:
+        workspace.version_id, workspace.preserved_version_id = version.id, None
+    image = version
     if workspace.preserved_version_id is not None:
         image = await session.get_one(t.Version, workspace.preserved_version_id)
     size = _machine(catalog, workspace, request.user_options.machine)
