@@ -618,6 +618,36 @@ async def test_a_container_of_another_image_is_refused(
     assert registry.tags(to.repository) == []
 
 
+@pytest.mark.parametrize(("still", "going"), [("kill", "start"), ("pause", "unpause")])
+async def test_a_workspace_that_is_set_going_while_it_is_read_is_read_again(
+    still: str,
+    going: str,
+    engine: aiodocker.Docker,
+    registry: RunningRegistry,
+    base: Image,
+    workspace: Workspace,
+    spool: Path,
+) -> None:
+    workspace.make([["file", "/opt/first", "1", 1, 0o644, 0, TIME]])
+    docker(still, workspace.name)
+    to = target(base)
+    before = saved_images()
+
+    def meanwhile(phase: str, sent: int) -> None:
+        if going in todo:
+            docker(todo.pop(), workspace.name)
+
+    todo = [going]
+    async with registry.client() as client:
+        with pytest.raises(EngineUnavailable, match="read again"):
+            await save(engine, client, workspace.ref, to, meanwhile, spool=spool)
+        assert registry.tags(to.repository) == []
+        assert saved_images() == before
+        assert left_in(spool) == []
+        saved = await save(engine, client, workspace.ref, to, meanwhile, spool=spool)
+    assert saved.entries > 0
+
+
 async def test_a_workspace_without_a_container_has_nothing_to_save(
     engine: aiodocker.Docker, registry: RunningRegistry, base: Image
 ) -> None:

@@ -27,7 +27,7 @@ from himalia_services.snapshot import changes, image
 from himalia_services.snapshot import save as snapshot
 from himalia_services.snapshot.capture import Request
 from himalia_services.snapshot.registry import Registry
-from himalia_services.snapshot.save import Snapshot
+from himalia_services.snapshot.save import Capture, Snapshot
 
 #: The image whose Python reads where we may not. Ours, never a saved one: what is in those is their owner's.
 READER = "himalia/base"
@@ -64,7 +64,7 @@ async def save(
         loaded.append(made.manifest.digest if store == "containerd" else image.digest(made.config))
         await _load(docker, registry, made, store)
 
-    capture = None
+    capture = snapshot.here
     if not (os.geteuid() == 0 if as_root is None else as_root):
         reader = await _reader_image(docker)
         capture = partial(_in_container, docker, reader, seen["Config"].get("Labels") or {})
@@ -74,7 +74,7 @@ async def save(
             target,
             registry,
             progress,
-            capture=capture,
+            capture=partial(_at_rest, docker, source, seen["State"], capture),
             layers=(own.get("RootFS") or {}).get("Layers"),
             load=load,
             spool=spool,
@@ -112,6 +112,19 @@ async def _request(seen: Mapping[str, Any]) -> Request:
         mounts=tuple(mount["Destination"] for mount in seen.get("Mounts") or ()),
         paused=bool(state.get("Paused")),
     )
+
+
+@asynccontextmanager
+async def _at_rest(
+    docker: aiodocker.Docker, source: WorkspaceRef, before: Mapping[str, Any], capture: Capture, request: Request
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    """A capture that counts only if nobody set the container going: one that stood still is read without the freezer."""
+    async with capture(request) as lines:
+        yield lines
+    with _answers():
+        after = (await _inspect(docker, source))["State"]
+    if after["StartedAt"] != before["StartedAt"] or (before.get("Paused") and not after.get("Paused")):
+        raise EngineUnavailable("The workspace was started while it was read; it is read again.")
 
 
 async def _containerd_upper(container: str) -> str:
