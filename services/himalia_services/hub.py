@@ -248,6 +248,9 @@ class Hub:
             server = await self.server(user, name)
             if server is not None and (server.ready or server.pending == "spawn"):
                 return
+            # by the time we look the stop may be over, and then only the sentence tells
+            if answer.status_code == 400 and server and (server.pending or "is pending" in _message(answer)):
+                raise HubUnavailable("The workspace is still being stopped. It starts when that is done.")
         if answer.status_code == 500 and (sentence := _message(answer)):
             raise Conflict(sentence, code="server_failed")
         self._read(answer)

@@ -224,6 +224,8 @@ class FakeHub:
         server = person.servers.setdefault(name, self._made(name, body))
         if server.ready:
             return _error(400, f"{name} is already running")
+        if server.pending == "stop":
+            return _error(400, f"{person.name}:{name} is pending stop")
         server.user_options = body.get("user_options") or server.user_options
         server.pending, server.ready = ("spawn", False) if self.slow_start else (None, True)
         return web.Response(status=202 if self.slow_start else 201, content_type="text/plain")

@@ -6,7 +6,7 @@ import pytest
 
 from himalia_services import errors
 from himalia_services.parts import Parts
-from service.fakehub import FakeHub
+from service.fakehub import FakeHub, FakeServer
 
 
 async def test_people_come_with_their_servers_page_after_page(parts: Parts, hub: FakeHub) -> None:
@@ -69,6 +69,14 @@ async def test_a_start_nobody_answered_is_tried_again(parts: Parts, hub: FakeHub
     hub.person("ada")
     hub.refuse("POST", "/server", 503, "The image is being built.")
     with pytest.raises(errors.HubUnavailable, match="image is being built"):
+        await parts.hub.start("ada")
+
+
+@pytest.mark.parametrize("pending", ["stop", None])
+async def test_a_start_during_a_stop_is_tried_again(parts: Parts, hub: FakeHub, pending: str | None) -> None:
+    hub.person("ada").servers[""] = FakeServer("", pending=pending)
+    hub.refuse("POST", "/server", 400, "ada is pending stop")
+    with pytest.raises(errors.HubUnavailable, match="still being stopped"):
         await parts.hub.start("ada")
 
 

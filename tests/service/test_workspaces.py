@@ -163,6 +163,20 @@ async def test_start_and_stop_are_rows_first_and_calls_after(house: House) -> No
     ]
 
 
+async def test_a_start_right_after_a_stop_starts_when_the_stop_is_over(house: House) -> None:
+    plan = await house.started("ada")
+    path = f"/workspaces/{plan['workspace_id']}"
+    await house.ask("ada", "POST", f"{path}/stop", expect=202)
+    house.serve("ada", ready=False, pending="stop")
+    await house.ask("ada", "POST", f"{path}/start", expect=202)
+    await house.turn()
+    assert (await house.ask("ada", "GET", path))["status"] == "Starting"
+    house.serve("ada", ready=False)
+    await house.turn()
+    await house.turn()
+    assert (await house.ask("ada", "GET", path))["status"] == "Running"
+
+
 async def test_starting_what_runs_and_stopping_what_is_stopped_change_nothing(house: House) -> None:
     plan = await house.started("ada")
     path = f"/workspaces/{plan['workspace_id']}"
