@@ -257,6 +257,18 @@ async def test_deleting_removes_server_row_and_private_saves(house: House) -> No
     assert (await make(house))["id"] != plan["workspace_id"]
 
 
+async def test_a_deletion_the_hub_refuses_is_asked_for_again(house: House) -> None:
+    plan = await house.started("ada", "box")
+    path = f"/workspaces/{plan['workspace_id']}"
+    await house.ask("ada", "DELETE", path, expect=202)
+    house.hub.refuse("DELETE", "/servers/box", 400, "Cannot stop a server while it is being renamed")
+    await house.turn()
+    assert (await house.ask("ada", "GET", path))["status"] == "Deleting"
+    await house.turn()
+    assert "box" not in house.hub.people["ada"].servers
+    await house.ask("ada", "GET", path, expect=404)
+
+
 async def test_the_default_workspace_is_not_deleted(house: House) -> None:
     plan = await house.started("ada")
     assert (await house.ask("ada", "DELETE", f"/workspaces/{plan['workspace_id']}", expect=409))[

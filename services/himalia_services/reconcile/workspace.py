@@ -106,6 +106,10 @@ async def _refused(parts: Parts, holder: str, id: str, code: str, sentence: str)
         row = await lease.held(session, t.Workspace, id, holder)
         if row is None:
             return
+        if row.wanted == "delete":  # nothing follows Deleting: it is asked again until it is done
+            log.warning("hub_refused", workspace=id, asked="delete", sentence=sentence)
+            lease.release(row, again_in=LOOK_LIVE)
+            return
         asked, row.wanted = row.wanted, ""
         lease.release(row)
         if asked == "start" and row.status != "Failed":  # the spawner's own word says more
