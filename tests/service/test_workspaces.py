@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from himalia_services.hub import User
 from himalia_services.parts import Parts
 from himalia_services.reconcile import due, workspace
 from himalia_services.store import tables as t
@@ -355,12 +356,49 @@ async def test_one_question_to_the_hub_is_for_all_workspaces(house: House) -> No
     assert house.asked_of_hub("GET")[before:] == ["/users"]
 
 
-async def test_a_new_persons_servers_say_nothing_about_the_old_ones_workspaces(house: House) -> None:
+@pytest.mark.parametrize("ran", [True, False])
+async def test_a_deletion_at_the_hub_that_nobody_told_is_learnt_and_frees_the_version(house: House, ran: bool) -> None:
+    await house.save("ada", (await house.started("ada"))["workspace_id"], "vision")
+    box = await house.plan("ada", "box", container=False, environment="ada/vision")
+    house.serve("ada", "box")
+    await house.phase(box["workspace_id"], *(["Running"] if ran else ["Failed", "server_failed", "It did not start."]))
+    await house.ask("ada", "DELETE", "/environments/ada/vision/versions/1", expect=409)
+    del house.hub.people["ada"].servers["box"]
+    await house.turn()
+    await house.ask("ada", "GET", f"/workspaces/{box['workspace_id']}", expect=404)
+    await house.ask("ada", "DELETE", "/environments/ada/vision/versions/1")
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_persons_workspaces_go_with_them_also_when_the_name_is_given_again(house: House, again: bool) -> None:
+    ids = {(await house.started("ada", name))["workspace_id"] for name in ("", "box")}
+    if again:
+        house.hub.people["ada"].created = "2026-12-24T00:00:00.000000Z"
+    else:
+        del house.hub.people["ada"]
+    await house.turn()
+    rows = await house.rows(t.Workspace, t.Workspace.id.in_(ids))
+    assert all(row.deleted_at is not None for row in rows)
+
+
+async def test_somebody_the_hubs_list_passed_over_keeps_their_workspaces(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = await house.started("ada")
-    house.hub.people["ada"].created = "2026-12-24T00:00:00.000000Z"
+    monkeypatch.setattr(house.parts.hub, "users", _nobody)
     await house.turn()
     rows = await house.rows(t.Workspace, t.Workspace.id == plan["workspace_id"])
-    assert rows[0].status == "Stopped"
+    assert rows[0].deleted_at is None
+
+
+async def _nobody() -> list[User]:
+    return []
+
+
+async def test_a_named_workspace_that_never_started_waits_for_its_first_start(house: House) -> None:
+    made = await make(house, start=False)
+    await house.turn()
+    assert (await house.workspace("ada", made["id"]))["status"] == "Stopped"
 
 
 async def test_an_old_persons_order_never_reaches_a_new_persons_server(house: House) -> None:

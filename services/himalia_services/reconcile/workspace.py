@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -142,34 +143,63 @@ async def _sync(parts: Parts, holder: str) -> None:
     if not ids:
         return
     async with parts.db.read() as session:
-        found = await session.execute(select(t.Workspace.id, t.Workspace.status).where(t.Workspace.id.in_(ids)))
-        before = {id: status for id, status in found}
-    users: Mapping[str, User] | None = None
+        owned = select(t.Workspace, t.Person).join(t.Person, t.Person.id == t.Workspace.owner_id)
+        found = [(row, person) for row, person in await session.execute(owned.where(t.Workspace.id.in_(ids)))]
+    before = {row.id: row.status for row, _ in found}
+    told: Told | None = None
     try:
         users = {user.name: user for user in await parts.hub.users()}
+        told = Told(users, await _lost(parts, found, users))
     except HubUnavailable as error:
         log.warning("not_answering", error=error.detail)
     finally:
-        await _settle(parts, holder, ids, before, users)
+        await _settle(parts, holder, ids, before, told)
 
 
-async def _settle(
-    parts: Parts, holder: str, ids: Sequence[str], before: Mapping[str, str], users: Mapping[str, User] | None
-) -> None:
+@dataclass(frozen=True)
+class Told:
+    """The hub's answer: everybody with their servers, and the workspaces of ours that it has nothing of."""
+
+    users: Mapping[str, User]
+    lost: frozenset[str]
+
+
+async def _lost(
+    parts: Parts, found: Sequence[tuple[t.Workspace, t.Person]], users: Mapping[str, User]
+) -> frozenset[str]:
+    """Whose deletion at the hub was never told to us."""
+    missing = [(row, person) for row, person in found if not _is_there(users.get(row.owner), person, row)]
+    # asked by name once more: a list that is read page by page may pass over somebody
+    return frozenset([row.id for row, person in missing if not _is_there(await parts.hub.user(row.owner), person, row)])
+
+
+def _is_there(user: User | None, person: t.Person, row: t.Workspace) -> bool:
+    """The hub knows a default server, and one that was only made here, no sooner than it is started."""
+    if user is None or not _same(person, user):
+        return False
+    return not row.name or row.version_id is None or row.name in user.servers
+
+
+async def _settle(parts: Parts, holder: str, ids: Sequence[str], before: Mapping[str, str], told: Told | None) -> None:
     async with parts.db.write() as session:
         for id in ids:
             row = await lease.held(session, t.Workspace, id, holder)
             if row is None:
                 continue
             # what somebody said since we asked is newer than the answer
-            if users is not None and row.wanted == "" and row.deleted_at is None and row.status == before.get(id):
-                person = await session.get_one(t.Person, row.owner_id)
-                change = conclude(row.status, _seen(users.get(row.owner), person, row.name))
-                if change is not None:
-                    workspaces.enter(
-                        session, row, change.status, change.reason_code, change.reason_message, actor=ACTOR
-                    )
+            if told is not None and row.wanted == "" and row.deleted_at is None and row.status == before.get(id):
+                await _take(session, row, told)
             lease.release(row, again_in=LOOK_IDLE if row.status in _IDLE else LOOK_LIVE)
+
+
+async def _take(session: Any, row: t.Workspace, told: Told) -> None:
+    if row.id in told.lost:
+        await workspaces.gone(session, row, actor=ACTOR)
+        return
+    person = await session.get_one(t.Person, row.owner_id)
+    change = conclude(row.status, _seen(told.users.get(row.owner), person, row.name))
+    if change is not None:
+        workspaces.enter(session, row, change.status, change.reason_code, change.reason_message, actor=ACTOR)
 
 
 def _seen(user: User | None, person: t.Person, name: str) -> Seen | None:
