@@ -72,3 +72,8 @@ def test_a_pattern_is_one_of_names_in_its_folder() -> None:
     for path in hidden + seen:
         parent, _, name = path.rpartition(b"/")
         assert exclusions.hides(parent, name, path) is (path in hidden), path
+
+
+def test_the_sockets_of_editor_and_tensorboard_are_no_loss_a_save_reports() -> None:
+    exclusions = changes.exclusions(changes.EXCLUDED, [])
+    assert exclusions.hides(b"tmp", b"jupyter-server-proxy-fkt2qkdo", b"tmp/jupyter-server-proxy-fkt2qkdo")

@@ -12,7 +12,16 @@ from pathlib import Path
 from himalia_services.errors import EngineError
 
 #: Never saved: volatile on any real system, or ours. What must not leave with an image (tokens, kernels' keys) lives here.
-EXCLUDED = ("/proc", "/sys", "/dev", "/run", "/tmp/himalia-*", "/var/lib/himalia")
+#: The last one holds the sockets of VS Code and TensorBoard: gone at the next start, and no loss to report.
+EXCLUDED = (
+    "/proc",
+    "/sys",
+    "/dev",
+    "/run",
+    "/tmp/himalia-*",
+    "/var/lib/himalia",
+    "/tmp/jupyter-server-proxy-*",
+)
 
 #: Files that the runtime makes as mount points; a person's own of that name has content.
 RUNTIME_FILES = ("/.dockerenv", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
