@@ -49,7 +49,7 @@ class Choice:
 
 def size(count: int) -> str:
     """Bytes as people say them."""
-    for unit, step in (("GB", 2**30), ("MB", 2**20)):
+    for unit, step in (("GiB", 2**30), ("MiB", 2**20)):
         if count >= step:
             return f"{count / step:.3g} {unit}"
     return f"{count} bytes"

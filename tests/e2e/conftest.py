@@ -5,6 +5,7 @@ Every test runs in one event loop, the browser's.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncGenerator
@@ -27,6 +28,8 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+STILL = 20  # looks at a page until it stands still
 
 GROUP = "optics"
 #: What the lab draws its terminal on is a picture; with this its text is in the page as well.
@@ -54,10 +57,14 @@ def screenshots() -> Path:
 
 @pytest.fixture
 def picture(screenshots: Path) -> Picture:
-    """Takes a picture of a page."""
-
-    async def take(page: Page, name: str) -> None:
-        await page.screenshot(path=screenshots / f"{name}.png", animations="disabled", caret="hide")
+    async def take(page: Page, name: str, *, moving: bool = False) -> None:
+        shot = await page.screenshot(animations="disabled", caret="hide")
+        for _ in range(0 if moving else STILL):
+            former, shot = shot, await page.screenshot(animations="disabled", caret="hide")
+            if former == shot:
+                break
+            await asyncio.sleep(0.5)
+        (screenshots / f"{name}.png").write_bytes(shot)
 
     return take
 

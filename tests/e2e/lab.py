@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from playwright.async_api import BrowserContext, Locator, Page, expect
 
@@ -15,7 +15,13 @@ SAVE = 240_000
 JOB = 180_000
 ONCE = 60_000
 
-Picture = Callable[[Page, str], Awaitable[None]]
+expect.set_options(timeout=ONCE)  # the machine may be busy with containers
+
+
+class Picture(Protocol):
+    """Takes a picture of a page: when it stands still, or, with `moving`, as it is."""
+
+    async def __call__(self, page: Page, name: str, *, moving: bool = False) -> None: ...
 
 
 @dataclass

@@ -34,13 +34,19 @@ async def test_a_person_logs_in_chooses_and_jupyterlab_opens_at_an_origin_of_the
     await picture(page, "spawn")
     await hub.start()
     await expect(page.get_by_role("heading", name="Your workspace is starting")).to_be_visible()
-    await picture(page, "starting")
+    await picture(page, "starting", moving=True)
     await page.wait_for_url("**/lab*", timeout=START)
     lab = Lab(page, mia.person)
     await lab.ready()
     assert f"{urlsplit(page.url).scheme}://{urlsplit(page.url).netloc}" == Lab.origin(mia.person) != hub.url
     assert mia.person.plan()["machine"]["name"] == "medium"
     await expect(page.locator(".Toastify__toast")).to_have_count(0)
+    for title in ("VS Code", "TensorBoard"):
+        assert (
+            await lab.card(title)
+            .locator("img")
+            .evaluate("picture => picture.decode().then(() => picture.naturalWidth)")
+        )
     await picture(page, "lab")
     await page.goto(f"{hub.url}/hub/home")
     await expect(page.locator(".workspace").filter(has_text="Running")).to_be_visible()

@@ -32,7 +32,7 @@ async def test_an_environment_is_saved_shared_and_offered_to_the_group(lab: Lab,
     await sheet.button("Save environment").click()
     await expect(sheet.node.locator(".himalia-Phase.himalia-mod-now")).to_be_visible()
     await expect(sheet.node.locator(".himalia-Phase.himalia-mod-done").first).to_be_visible(timeout=SAVE)
-    await picture(lab.page, "save")
+    await picture(lab.page, "save", moving=True)
     await expect(sheet.state).to_have_text("Saved", timeout=SAVE)
     await expect(sheet.node).to_contain_text(re.compile(r"mia/digits:1 is saved\. It adds [\d.]+ .?B\."))
     seen = await lab.page.evaluate("window.phases")

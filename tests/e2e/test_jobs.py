@@ -30,7 +30,8 @@ from pathlib import Path
 
 print("epoch 1: loss 0.9", flush=True)
 go = Path.home() / "go"
-while not go.exists():
+until = time.monotonic() + 240
+while not go.exists() and time.monotonic() < until:
     time.sleep(0.1)
 for epoch in range(2, 13):
     print(f"epoch {epoch}: loss {0.9 / epoch:.3f}", flush=True)
@@ -39,19 +40,21 @@ Path("model.txt").write_text("trained")
 
 
 async def test_a_notebook_runs_as_a_job_from_its_toolbar(lab: Lab):
-    lab.write("first.ipynb", NOTEBOOK)
+    lab.write("digits/first.ipynb", NOTEBOOK)
+    await lab.open_file("digits")
     await lab.open_file("first.ipynb")
     sheet = await lab.run_from_toolbar("first.ipynb")
     await expect(sheet.node.get_by_label("Parameters")).to_be_visible()
     await sheet.button("Run as job").click()
-    await expect(sheet.node.locator(".himalia-Packed")).to_contain_text("first.ipynb", timeout=JOB)
+    await expect(sheet.node.locator(".himalia-Packed")).to_contain_text("packed", timeout=JOB)
     await expect(sheet.state).to_have_text("Succeeded", timeout=JOB)
     await expect(sheet.log).to_contain_text("cell says /opt/venv")
 
 
 async def test_a_script_runs_as_a_job_from_its_menu_and_its_log_is_live(lab: Lab, picture: Picture):
     lab.person.run("rm", "-f", "go")
-    lab.write("train.py", SCRIPT)
+    lab.write("digits/train.py", SCRIPT)
+    await lab.open_file("digits")
     sheet = await lab.run_from_menu("train.py")
     await expect(sheet.node.get_by_label("Arguments")).to_be_visible()
     await picture(lab.page, "run")

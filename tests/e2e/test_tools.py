@@ -11,12 +11,12 @@ from platform_fixture import browser as client_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.browser, pytest.mark.timeout(600)]
 
-#: A run of three numbers, written by the TensorBoard that shows it.
+#: A short run, written by the TensorBoard that shows it.
 EVENTS = """
 from tensorboard.summary import Writer
 writer = Writer("runs/first")
-for step in range(3):
-    writer.add_scalar("loss", 1 / (1 + step), step)
+for step in range(40):
+    writer.add_scalar("loss", 1 / (1 + step / 4), step)
 writer.close()
 """
 
@@ -59,6 +59,7 @@ async def test_tensorboard_opens_and_shows_a_run(lab: Lab, picture: Picture):
     board = await lab.elsewhere("TensorBoard")
     await expect(board.get_by_text("loss").first).to_be_visible(timeout=120_000)
     await expect(board.get_by_text("runs/first").first).to_be_visible()
+    await expect(board.locator("line-chart canvas").first).to_be_visible()
     await picture(board, "tensorboard")
 
 

@@ -73,6 +73,13 @@ def test_a_locked_workspace_offers_machines_only():
     assert 'name="environment"' not in page
 
 
+def test_while_the_first_image_is_built_the_page_says_so_and_still_starts():
+    page = options.render(OFFER | {"environments": [], "environment": "himalia/base:1"}, {})
+    assert "still being built" in page
+    assert {name for name, _ in ticked(page)} == {"machine"}
+    assert "still being built" not in options.render(OFFER, {})
+
+
 def test_without_the_control_plane_the_page_starts_the_workspace_as_it_was():
     page = options.render(None, {})
     assert "as it last was" in page
@@ -87,8 +94,8 @@ def test_what_people_write_is_no_markup():
 
 
 def test_sizes_are_said_as_people_say_them():
-    assert options.size(3 * 2**29) == "1.5 GB"
-    assert options.size(2**28) == "256 MB"
+    assert options.size(3 * 2**29) == "1.5 GiB"
+    assert options.size(2**28) == "256 MiB"
 
 
 def test_the_form_gives_what_was_chosen_and_nothing_else():

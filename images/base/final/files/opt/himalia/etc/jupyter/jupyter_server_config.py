@@ -30,6 +30,7 @@ c.LanguageServerManager.autodetect = False
 
 PREFIX = re.escape(os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "/").rstrip("/"))
 
+# The launcher draws an icon that has an address only where notebooks and consoles are: hence their category.
 c.ServerProxy.servers = {
     "vscode": {
         "command": [
@@ -46,7 +47,7 @@ c.ServerProxy.servers = {
         "exclude_last_activity_patterns": [
             rf"{PREFIX}/vscode/(healthz|.*stable-.*|_static/|static/|manifest|update/|vscode-remote-resource)"
         ],
-        "launcher_entry": {"title": "VS Code", "icon_path": f"{ICONS}/vscode.svg", "category": "Other"},
+        "launcher_entry": {"title": "VS Code", "icon_path": f"{ICONS}/vscode.svg", "category": "Notebook"},
     },
     "tensorboard": {
         "command": [
@@ -60,6 +61,6 @@ c.ServerProxy.servers = {
         "new_browser_tab": True,
         # An open page asks for new data every half minute.
         "exclude_last_activity_patterns": [rf"{PREFIX}/tensorboard/(data/|experiment/)"],
-        "launcher_entry": {"title": "TensorBoard", "icon_path": f"{ICONS}/tensorboard.svg", "category": "Other"},
+        "launcher_entry": {"title": "TensorBoard", "icon_path": f"{ICONS}/tensorboard.svg", "category": "Notebook"},
     },
 }
