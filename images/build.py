@@ -25,7 +25,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -323,13 +323,15 @@ def build(
     folder = home / "images"
     entries: dict[str, dict[str, str]] = {}
     with _locked(folder / "lock"):
+        known = _images()
         for name in names:
-            missing = _missing(plan[name])
+            missing = _missing(plan[name], known)
             pushed = push_to is not None and name == "base"
             if missing:
                 progress.begin(name, len(missing) + pushed)
                 _build_all(missing, folder, progress, environ, source)
-            entries[name] = _entry(plan[name])
+                known = _images()
+            entries[name] = _entry(plan[name], known[plan[name].tag])
             if push_to is not None and name == "base":
                 with progress.step("Storing the image in the registry") if missing else contextlib.nullcontext():
                     digest, config = push_to(plan[name].tag)
@@ -337,12 +339,12 @@ def build(
     return entries
 
 
-def _missing(stage: Stage) -> list[Stage]:
+def _missing(stage: Stage, known: Collection[str]) -> list[Stage]:
     """The stages that have to be built for this one, parents first; nothing below an image that is there."""
     order: dict[str, Stage] = {}
 
     def visit(wanted: Stage) -> None:
-        if wanted.name in order or _image_id(wanted.tag):
+        if wanted.name in order or wanted.tag in known:
             return
         for parent in wanted.parents.values():
             visit(parent)
@@ -504,16 +506,15 @@ def _docker_env(environ: Mapping[str, str]) -> dict[str, str]:
 def _docker(*arguments: str) -> str:
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True)
     if done.returncode:
-        raise BuildError(f"docker {arguments[0]} failed: {done.stderr.strip()}")
+        raise BuildError(f"docker {arguments[0]} failed: {done.stderr.strip() or f'it ended with {done.returncode}'}")
     return done.stdout.strip()
 
 
-def _image_id(tag: str) -> str:
-    """The id of an image, empty when it is not there; BuildError when the engine does not answer."""
-    done = subprocess.run(["docker", "image", "inspect", "--format", "{{.Id}}", tag], capture_output=True, text=True)
-    if done.returncode and "no such image" not in done.stderr.lower():
-        raise BuildError(f"The Docker Engine does not answer: {done.stderr.strip()}")
-    return done.stdout.strip()
+def _images() -> dict[str, str]:
+    """The ids of our images by tag; BuildError when the engine does not answer."""
+    form = "{{.Repository}}:{{.Tag}} {{.ID}}"
+    listed = _docker("image", "ls", "--no-trunc", "--filter", "reference=himalia/*", "--format", form)
+    return dict(line.split(" ", 1) for line in listed.splitlines())
 
 
 @contextlib.contextmanager
@@ -533,9 +534,9 @@ def write(path: Path, content: object) -> None:
 # --- the platform's registry -------------------------------------------------------------------------------------------
 
 
-def _entry(stage: Stage) -> dict[str, str]:
+def _entry(stage: Stage, image_id: str) -> dict[str, str]:
     return {
-        "tag": stage.tag, "image_id": _image_id(stage.tag), "repository": stage.repository, "digest": "", "config_digest": "",
+        "tag": stage.tag, "image_id": image_id, "repository": stage.repository, "digest": "", "config_digest": "",
     }  # fmt: skip
 
 

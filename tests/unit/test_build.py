@@ -40,12 +40,13 @@ def known(tag):
     return images / tag.replace("/", "_")
 
 def make(tag):
-    known(tag).write_text("")
+    known(tag).write_text(tag)
 
-if argv[:2] == ["image", "inspect"]:
-    if not known(argv[-1]).exists():
-        sys.exit("Error: No such image: " + argv[-1])
-    print("sha256:" + argv[-1].partition(":")[2])
+if (here / "away").exists():
+    sys.exit("Cannot connect to the Docker daemon")
+if argv[:2] == ["image", "ls"]:
+    for tag in sorted(image.read_text() for image in images.iterdir()):
+        print(tag, "sha256:" + tag.partition(":")[2])
 elif argv[0] == "build":
     context = sys.stdin.buffer.read()
     tag = argv[argv.index("--tag") + 1]
@@ -187,6 +188,12 @@ def test_a_failed_build_leaves_a_sentence_and_the_end_of_the_log(
     (docker.folder / "fails").unlink()
     assert run(home) == 0
     assert not (home / "images/progress.json").exists()
+
+
+def test_an_engine_that_does_not_answer_is_a_sentence(docker: Docker, home: Path) -> None:
+    (docker.folder / "away").write_text("")
+    assert run(home) == 1
+    assert read(home, "progress.json")["error"] == "docker image failed: Cannot connect to the Docker daemon"
 
 
 def test_progress_counts_the_steps_of_the_image(docker: Docker, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
