@@ -96,8 +96,9 @@ async def test_an_idle_loop_writes_nothing(running: House, monkeypatch: pytest.M
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     off()
-    # one commit frees the leases at its start
-    assert len(seen) <= 1
+    # one commit frees the leases at its start, and the house's own loop may just have had its last word; a loop that wrote in each
+    # pass would have committed twenty times
+    assert len(seen) <= 3
 
 
 async def _value(value: int) -> int:

@@ -226,6 +226,7 @@ async def test_a_private_save_that_nobody_adopted_yet_is_not_given_another_envir
     kept = await house.settled((await house.tell("preserve", {"workspace_id": workspace}))["id"])
     problem = await house.plan("ada", container=False, environment="ada/vision:1", expect=409)
     assert problem["code"] == "other_environment"
+    assert "himalia/base:1" in (await offered(house, "ada", container="false"))["locked"]
     plan = await house.plan("ada", container=False)
     assert (plan["environment"], plan["image"]["digest"]) == ("himalia/base:1", kept["digest"])
 

@@ -133,13 +133,14 @@ async def options(
             if rights.may_use(caller, row)
         ]
         offered = [e for e in await wire.environments(session, caller, rows) if e.latest is not None]
+        kept = container or (workspace is not None and await environments.preserved(session, workspace) is not None)
         fallback = str(names.Ref(names.PLATFORM, parts.catalog.default_preset.name))
         return Offer(
             environments=sorted(offered, key=lambda e: (not e.preset, not e.mine, e.ref)),
             machines=list(parts.catalog.machines),
             environment=wire.name(*have) if have is not None else fallback,
             machine=workspace.machine if workspace is not None else parts.catalog.default_machine.name,
-            locked=plan.locked(have) if container else "",
+            locked=plan.locked(have) if kept else "",
         )
 
 
