@@ -25,6 +25,7 @@ import docker
 import httpx
 import pytest
 
+from docker_cleanup import clear
 from himalia_services.local import process
 from himalia_services.local.home import Home
 
@@ -260,13 +261,7 @@ class Platform:
         """End everything and remove what was made: containers, volumes, network."""
         with suppress(AssertionError, subprocess.TimeoutExpired):
             self.himalia("down")
-        label = {"label": f"himalia.instance={self.home.instance}"}
-        for container in self.docker.containers.list(all=True, filters=label):
-            container.remove(force=True, v=True)
-        for volume in self.docker.volumes.list(filters=label):
-            volume.remove(force=True)
-        for network in self.docker.networks.list(filters=label):
-            network.remove()
+        clear(f"himalia.instance={self.home.instance}")
 
 
 def _free_port(first: int) -> int:

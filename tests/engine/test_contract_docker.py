@@ -20,6 +20,7 @@ from typing import Any
 import aiodocker
 import pytest
 
+from docker_cleanup import clear
 from engine.contract import EngineContract, Program, Rig, build, everything, packed, seen, until
 from himalia_services.engines.docker import DockerEngine, Site
 from himalia_services.engines.docker.engine import PullFrom
@@ -198,12 +199,7 @@ class DockerRig(Rig):
         self.listener.wait()
         for other in self.others:
             await other.aclose()
-        mine = ("--filter", f"label=himalia.instance={self.site.instance}")
-        for container in docker("ps", "-aq", *mine).split():
-            docker("rm", "-f", "-v", container)
-        for volume in docker("volume", "ls", "-q", *mine).split():
-            docker("volume", "rm", volume)
-        docker("network", "rm", self.site.network)
+        clear(f"himalia.instance={self.site.instance}")
         await self.engine.aclose()
         self.registry.shutdown()
         self.registry.server_close()

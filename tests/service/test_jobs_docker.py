@@ -12,6 +12,7 @@ from pathlib import Path
 import aiodocker
 import pytest
 
+from docker_cleanup import clear
 from engine.test_contract_docker import docker, image
 from himalia_services.control import preset
 from himalia_services.engines.docker import DockerEngine, Site
@@ -56,8 +57,7 @@ async def engine(settings: Settings) -> AsyncIterator[DockerEngine]:
     site = Site(
         instance=settings.instance, prefix=settings.prefix, network=settings.network, runs=settings.workloads_run
     )
-    label = f"label=himalia.instance={settings.instance}"
-    docker("network", "create", "--label", label.removeprefix("label="), site.network)
+    docker("network", "create", "--label", f"himalia.instance={settings.instance}", site.network)
     engine = DockerEngine(
         aiodocker.Docker(),
         site,
@@ -65,12 +65,8 @@ async def engine(settings: Settings) -> AsyncIterator[DockerEngine]:
         pull_from=PullFrom(host="127.0.0.1:9", username="nobody", password="none"),
     )
     yield engine
-    for container in docker("ps", "-aq", "--filter", label).split():
-        docker("rm", "-f", "-v", container)
-    for volume in docker("volume", "ls", "-q", "--filter", label).split():
-        docker("volume", "rm", volume)
-    docker("network", "rm", site.network)
     await engine.aclose()
+    clear(f"himalia.instance={settings.instance}")
 
 
 @pytest.fixture
