@@ -32,7 +32,7 @@ class Somebody:
 
 @pytest.fixture(scope="session")
 def ada(platform: Platform) -> Iterator[Somebody]:
-    person = platform.person("ada")
-    platform.group("vision", person)
+    person = platform.person("inputs-ada")
+    platform.group("inputs-vision", person)
     with Himalia(sign_in(platform.url, person.name, person.password)) as himalia:
         yield Somebody(person, himalia, himalia.workspaces.start(timeout=900))

@@ -46,12 +46,12 @@ def test_relative_absolute_sibling_and_parent_paths_mean_what_they_meant(ada: So
     ada.workspace.write("~/study/data/x.txt", "own data")
     ada.workspace.write("~/data/y.txt", "data beside the project")
     ada.workspace.write("~/study/helper.py", "word = 'sibling module'")
-    ada.workspace.write("~/shared/vision/z.txt", "the group's data")
+    ada.workspace.write("~/shared/inputs-vision/z.txt", "the group's data")
     ada.workspace.write(
         "~/study/train.py",
         "import helper, os, pathlib\n"
         "print(os.getcwd(), helper.word)\n"
-        "for name in ('data/x.txt', '../data/y.txt', '/home/jovyan/study/data/x.txt', '/home/jovyan/data/y.txt', '../shared/vision/z.txt'):\n"
+        "for name in ('data/x.txt', '../data/y.txt', '/home/jovyan/study/data/x.txt', '/home/jovyan/data/y.txt', '../shared/inputs-vision/z.txt'):\n"
         "    print(pathlib.Path(name).read_text())\n"
         "pathlib.Path('made.txt').write_text('made')\n",
     )
@@ -168,8 +168,11 @@ def test_the_command_and_the_sdk_outlive_what_people_install(ada: Somebody) -> N
     with pytest.raises(errors.HimaliaError, match="kernel does not start"):
         workspace.run(["true"])
     terminal = ada.person.run
-    assert json.loads(terminal("himalia", "whoami", "--json", name="old"))["name"] == "ada"
-    assert terminal("/opt/venv/bin/python", "-c", "import himalia; print(himalia.me().name)", name="old") == "ada\n"
+    assert json.loads(terminal("himalia", "whoami", "--json", name="old"))["name"] == ada.person.name
+    assert (
+        terminal("/opt/venv/bin/python", "-c", "import himalia; print(himalia.me().name)", name="old")
+        == f"{ada.person.name}\n"
+    )
     terminal("bash", "-c", "mkdir -p ~/small && echo 'print(6 * 7)' > ~/small/answer.py", name="old")
     said = terminal("bash", "-c", f"cd ~/small && himalia job submit answer.py -e {ENVIRONMENT} --wait", name="old")
     assert "42\n" in said
