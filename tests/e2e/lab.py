@@ -207,16 +207,15 @@ class Notebook:
         self.node = page.locator(".jp-NotebookPanel:visible")
 
     async def idle(self) -> None:
-        await expect(self.node.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')).to_be_visible(
-            timeout=ONCE
-        )
+        # The notebook's own sign says idle also before it has a kernel, when what is typed may still be lost.
+        await expect(self.page.locator("#jp-main-statusbar")).to_contain_text("Python 3 | Idle")
 
     async def run(self, code: str) -> None:
         """Write into the last cell and run it."""
-        cell = self.node.locator(".jp-CodeCell").last
-        await cell.locator(".cm-content").click()
-        await self.page.keyboard.type(code)
-        await self.page.keyboard.press("Shift+Enter")
+        editor = self.node.locator(".jp-CodeCell").last.locator(".cm-content")
+        await editor.fill(code)
+        await expect(editor).to_have_text(code)
+        await editor.press("Shift+Enter")
 
     async def shows(self, text: str) -> None:
         await expect(self.node.locator(".jp-OutputArea-output").last).to_contain_text(text, timeout=ONCE)

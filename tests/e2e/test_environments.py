@@ -19,14 +19,16 @@ new MutationObserver(() => {
   if (now && now !== window.phases.at(-1)) window.phases.push(now);
 }).observe(document.body, { subtree: true, childList: true, attributes: true });
 """
+#: Something of a size to see: what is random cannot be packed smaller.
+INSTALL = "mkdir -p /usr/local/share/digits && head -c 40M /dev/urandom > /usr/local/share/digits/images.bin"
 ORDER = ["Committing", "Pushing", "Verifying"]
 
 
 async def test_an_environment_is_saved_shared_and_offered_to_the_group(lab: Lab, ole: Visitor, picture: Picture):
-    lab.person.run("sudo", "touch", "/usr/local/marker")
+    lab.person.run("sudo", "bash", "-c", INSTALL)
     sheet = await lab.save()
     await sheet.node.get_by_label("Name").fill("digits")
-    await sheet.node.get_by_label("Note").fill("tree, for the digits")
+    await sheet.node.get_by_label("Note").fill("with the digits' images")
     await expect(sheet.node).to_contain_text("Becomes mia/digits:1, a new environment, private until you share it.")
     await lab.page.evaluate(WATCH)
     await sheet.button("Save environment").click()
@@ -34,7 +36,7 @@ async def test_an_environment_is_saved_shared_and_offered_to_the_group(lab: Lab,
     await expect(sheet.node.locator(".himalia-Phase.himalia-mod-done").first).to_be_visible(timeout=SAVE)
     await picture(lab.page, "save", moving=True)
     await expect(sheet.state).to_have_text("Saved", timeout=SAVE)
-    await expect(sheet.node).to_contain_text(re.compile(r"mia/digits:1 is saved\. It adds [\d.]+ .?B\."))
+    await expect(sheet.node).to_contain_text(re.compile(r"mia/digits:1 is saved\. It adds 4[\d.]+ MB\."))
     seen = await lab.page.evaluate("window.phases")
     assert seen
     assert seen == [phase for phase in ORDER if phase in seen]
