@@ -184,17 +184,24 @@ class DockerEngine:
     async def ensure_volume(self, name: str, *, labels: Mapping[str, str]) -> None:
         """A container that never starts stands for "not ready yet": it is there from before the volume until that has its owner."""
         preparing = f"{name}-new"
-        exists = await self._volume_exists(name)
-        if exists and not await self._container_exists(preparing):
+        if await self._volume_ready(name, preparing):
             return
         await self._empty_image()
         own = {**labels, "himalia.instance": self._site.instance}
-        await self._create(preparing, render.preparation(name, EMPTY, own))
+        try:
+            await self._create(preparing, render.preparation(name, EMPTY, own))
+        except EngineUnavailable:
+            if await self._volume_ready(name, preparing):  # another caller was ahead the whole way
+                return
+            raise
         failpoint("engine.volume.created")
         with suppress(Absent):  # another caller was as far, and is done
             await self._put(preparing, pack.plain(None))
-            async with _asking(60):
+            async with _asking(60, conflict_is_absent=True):
                 await self._docker.containers.container(preparing).delete(force=True)
+
+    async def _volume_ready(self, name: str, preparing: str) -> bool:
+        return await self._volume_exists(name) and not await self._container_exists(preparing)
 
     async def remove_image(self, image: str) -> None:
         try:
