@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from functools import cache
 
 import pytest
@@ -26,11 +27,25 @@ def _missing(what: str) -> str:
     if what == "browser":
         found = os.environ.get("HIMALIA_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
         return "" if found else "no Chromium; install the package chromium or set HIMALIA_CHROMIUM"
+    if what == "root":
+        return "" if os.geteuid() == 0 else "not root"
+    if what == "xattr":
+        return _without_attributes()
+    return ""
+
+
+def _without_attributes() -> str:
+    """Tests write below the temporary folder: whether files there can have extended attributes."""
+    with tempfile.NamedTemporaryFile() as file:
+        try:
+            os.setxattr(file.name, "user.himalia", b"1")
+        except OSError as error:
+            return f"files in {tempfile.gettempdir()} take no extended attributes ({error.strerror})"
     return ""
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for mark in ("docker", "browser"):
+    for mark in ("docker", "browser", "root", "xattr"):
         if item.get_closest_marker(mark) and (why := _missing(mark)):
             if os.environ.get("CI"):
                 pytest.fail(f"CI must run this test, and cannot: {why}", pytrace=False)

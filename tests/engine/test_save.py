@@ -583,7 +583,7 @@ async def test_a_save_that_the_registry_refuses_changes_nothing(
     assert left_in(spool) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="reads the container's files itself, which takes root")
+@pytest.mark.root  # it reads the container's files itself
 async def test_an_image_that_the_engine_cannot_take_is_not_in_the_registry_either(
     engine: aiodocker.Docker, registry: RunningRegistry, base: Image, workspace: Workspace, spool: Path
 ) -> None:

@@ -219,13 +219,11 @@ def test_what_a_layer_cannot_hold_is_reported(root: Path) -> None:
     assert notes == ["/.wh.folder: its name means a deleted file in an image", "/socket: a socket"]
 
 
+@pytest.mark.xattr
 def test_an_attribute_that_a_record_cannot_name_is_reported(root: Path) -> None:
     (root / "f").write_text("x")
-    try:
-        os.setxattr(root / "f", "user.a=b", b"1")
-        os.setxattr(root / "f", "user.fine", b"2")
-    except OSError:
-        pytest.skip("this file system has no extended attributes")
+    os.setxattr(root / "f", "user.a=b", b"1")
+    os.setxattr(root / "f", "user.fine", b"2")
     archive, notes = layer_of(root)
     assert archive.getmember("f").pax_headers["SCHILY.xattr.user.fine"] == "2"
     assert notes == ["/f: its attribute 'user.a=b', since a layer cannot hold that name"]
@@ -287,7 +285,7 @@ def test_a_file_that_becomes_a_link_is_never_followed(root: Path, tmp_path: Path
     assert layer.vanished(raised.value)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="attributes named trusted.* take root")
+@pytest.mark.root  # attributes named trusted.* take root
 @pytest.mark.parametrize("name", ["redirect", "metacopy"])
 def test_what_only_the_merged_view_tells_is_refused(root: Path, name: str) -> None:
     (root / "f").mkdir()
@@ -296,7 +294,7 @@ def test_what_only_the_merged_view_tells_is_refused(root: Path, name: str) -> No
         layer_of(root)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="attributes named trusted.* and devices take root")
+@pytest.mark.root  # attributes named trusted.* and devices take root
 def test_overlayfs_marks_become_those_of_a_layer(root: Path) -> None:
     (root / "folder").mkdir()
     os.setxattr(root / "folder", "trusted.overlay.opaque", b"y")
